@@ -1,0 +1,1 @@
+//! Checkers for histories of stores that answer with siblings.

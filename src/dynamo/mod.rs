@@ -1,0 +1,4 @@
+//! The Dynamo paper, pure.
+#![forbid(unsafe_code)]
+
+pub mod version;

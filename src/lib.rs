@@ -1,0 +1,5 @@
+//! ringdove (architecture page to come with the shell)
+
+pub mod dynamo;
+pub mod io;
+pub mod types;
