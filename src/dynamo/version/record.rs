@@ -1,0 +1,472 @@
+//! The record: all concurrent values of one key with their common causal context, and the two operations on
+//! it, `put` and `merge`.
+//!
+//! Merge is commutative, associative and idempotent and never refuses (`tests` has the laws as properties):
+//! replicas may exchange whole records in any order, any number of times. A sibling alone is never sent, since
+//! a version vector cannot say "all up to 7 but not 5"; a record can, by not listing the value of 5.
+//!
+//! Expiry and tombstones are data here. Merge, put and the version hash never look at a clock; only
+//! [`Record::view`] does, with the `now` that its caller gives.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::vector::{Dot, VersionVector};
+use crate::types::{ActorId, Wall, WriteId};
+
+/// Most bytes of a sibling's metadata, keys and values together.
+pub const META_BYTES_MAX: usize = 4 * 1024;
+
+/// What a write left behind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Content {
+    /// The bytes that were put.
+    Value(Bytes),
+    /// A deletion. It is kept until every member agrees that it can go (reaping).
+    Tombstone,
+}
+
+/// What a client said about its value besides the bytes; at most [`META_BYTES_MAX`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Meta {
+    /// MIME type, as a REST client gave it.
+    pub content_type: Option<String>,
+    /// Pairs of the user's own.
+    pub pairs: BTreeMap<String, String>,
+}
+
+impl Meta {
+    /// Bytes of all names and values.
+    pub fn size_bytes(&self) -> usize {
+        let pairs: usize = self.pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        pairs + self.content_type.as_ref().map_or(0, String::len)
+    }
+}
+
+/// One of the concurrent values of a key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sibling {
+    /// The event that made it.
+    pub dot: Dot,
+    /// The client's operation; the same on every sibling that one operation became.
+    pub write_id: WriteId,
+    /// The value, or that it was deleted.
+    pub content: Content,
+    /// What the client said about it.
+    pub meta: Option<Box<Meta>>,
+    /// From when on it reads as absent, by the answering coordinator's wall clock.
+    pub expires_at: Option<Wall>,
+    /// The coordinator's wall clock, or one more than the largest that it overwrote. For `resolve = lww`.
+    pub written_at: Wall,
+}
+
+/// Everything a replica holds for one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawRecord")]
+pub struct Record {
+    context: VersionVector,
+    siblings: Vec<Sibling>,
+}
+
+/// A record as it comes from the wire or the disk, before its invariants are known to hold.
+#[derive(Deserialize)]
+#[serde(rename = "Record")]
+struct RawRecord {
+    context: VersionVector,
+    siblings: Vec<Sibling>,
+}
+
+/// Parts that do not make a record. A peer or a disk is broken, or hostile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotARecord {
+    /// Siblings must be sorted and each stand once.
+    #[error("not a record: siblings out of order")]
+    SiblingsOutOfOrder,
+    /// Every dot must be covered by the context.
+    #[error("not a record: a sibling's dot is zero or not covered by the context")]
+    DotOutsideContext,
+}
+
+impl TryFrom<RawRecord> for Record {
+    type Error = NotARecord;
+    fn try_from(raw: RawRecord) -> Result<Record, NotARecord> {
+        Record::from_parts(raw.context, raw.siblings)
+    }
+}
+
+/// What a put says it overwrites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overwrite<'a> {
+    /// Nothing: the value becomes a new sibling.
+    Nothing,
+    /// What the holder of this context had seen.
+    Seen(&'a VersionVector),
+    /// Whatever the coordinator's own copy holds at this moment. Concurrent writes elsewhere stay siblings.
+    Current,
+}
+
+/// The new value of a put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// The client's operation.
+    pub write_id: WriteId,
+    /// Value or tombstone.
+    pub content: Content,
+    /// Metadata to keep with it.
+    pub meta: Option<Box<Meta>>,
+    /// When it expires.
+    pub expires_at: Option<Wall>,
+}
+
+/// Limits that a coordinator puts on its own copy before it makes a dot. Merge knows none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Most siblings of a record after the put. Default 100, sane 2 to 1,000.
+    pub siblings_max: usize,
+    /// Most bytes of a record after the put, by [`Record::size_bytes`]. Default 32 MiB.
+    pub record_bytes_max: usize,
+}
+
+impl Default for Caps {
+    fn default() -> Caps {
+        Caps { siblings_max: 100, record_bytes_max: 32 * 1024 * 1024 }
+    }
+}
+
+/// Why a put made no dot. The record is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PutError {
+    /// The put would leave more siblings than allowed.
+    #[error(
+        "the key has {siblings} concurrent values, at most {max} are allowed: read it and write back with its context"
+    )]
+    TooManySiblings {
+        /// Siblings that the put would not overwrite, and itself.
+        siblings: usize,
+        /// The cap.
+        max: usize,
+    },
+    /// The record would become too large.
+    #[error(
+        "the record would have {bytes} bytes, at most {max} are allowed: read it and write back with its context, or store less"
+    )]
+    RecordTooLarge {
+        /// Size after the put.
+        bytes: usize,
+        /// The cap.
+        max: usize,
+    },
+}
+
+/// What a put did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutDone {
+    /// The dot of the new sibling.
+    pub dot: Dot,
+    /// The operations whose siblings it removed from this copy, in order of their dots.
+    pub overwrote: Vec<WriteId>,
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Whether this record is now another than before.
+    pub changed: bool,
+    /// Dots under which the two records held different contents. Always empty unless an invariant is broken;
+    /// both contents are kept, and the caller reports it.
+    pub collisions: Vec<Dot>,
+}
+
+/// What a reader is shown of a record at some moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View<'a> {
+    /// Values that are neither deleted nor expired, in order of their dots; one for each write id.
+    pub values: Vec<&'a Sibling>,
+    /// Tombstones among the siblings.
+    pub tombstones: usize,
+    /// Siblings whose time has passed.
+    pub expired: usize,
+}
+
+impl Sibling {
+    /// Bytes of value, metadata and bookkeeping.
+    pub fn size_bytes(&self) -> usize {
+        let value = match &self.content {
+            Content::Value(bytes) => bytes.len(),
+            Content::Tombstone => 0,
+        };
+        value + self.meta.as_ref().map_or(0, |meta| meta.size_bytes()) + SIBLING_BYTES
+    }
+
+    /// Whether it has expired at `now`.
+    pub fn is_expired(&self, now: Wall) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// Rough bytes of a sibling besides value and metadata: dot 24, write id 16, times 18, lengths 6.
+const SIBLING_BYTES: usize = 64;
+/// Bytes of a vector's entry.
+const ENTRY_BYTES: usize = 24;
+
+impl Record {
+    /// The record of a key that was never written.
+    pub const fn new() -> Record {
+        Record { context: VersionVector::new(), siblings: Vec::new() }
+    }
+
+    /// A record of these parts.
+    ///
+    /// # Errors
+    /// When they break an invariant of the module.
+    pub fn from_parts(context: VersionVector, siblings: Vec<Sibling>) -> Result<Record, NotARecord> {
+        if !siblings.windows(2).all(|pair| pair[0] < pair[1]) {
+            return Err(NotARecord::SiblingsOutOfOrder);
+        }
+        if !siblings.iter().all(|sibling| sibling.dot.counter > 0 && context.covers(sibling.dot)) {
+            return Err(NotARecord::DotOutsideContext);
+        }
+        Ok(Record { context, siblings })
+    }
+
+    /// Everything the record has seen: its siblings and what they overwrote.
+    pub fn context(&self) -> &VersionVector {
+        &self.context
+    }
+
+    /// The concurrent values, tombstones included, in order of their dots.
+    pub fn siblings(&self) -> &[Sibling] {
+        &self.siblings
+    }
+
+    /// Whether nothing was ever written to it.
+    pub fn is_empty(&self) -> bool {
+        self.context.is_empty()
+    }
+
+    /// Rough size in memory and on the wire, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        let siblings: usize = self.siblings.iter().map(Sibling::size_bytes).sum();
+        siblings + self.context.len() * ENTRY_BYTES
+    }
+
+    /// Makes one dot: drops the siblings that `over` covers, adds the new one, joins the contexts.
+    ///
+    /// `actor` must be the live actor of this local copy ([`LocalCopy`] sees to that), `now` the coordinator's
+    /// wall clock. `written_at` becomes the larger of `now` and one more than the largest it overwrites here,
+    /// so that a causal successor is the newer one for `resolve = lww` even under a slow clock.
+    ///
+    /// # Errors
+    /// When a cap would be passed; no dot is made then and the record is unchanged.
+    ///
+    /// [`LocalCopy`]: super::LocalCopy
+    pub fn put(
+        &mut self,
+        over: Overwrite<'_>,
+        actor: ActorId,
+        write: Write,
+        now: Wall,
+        caps: &Caps,
+    ) -> Result<PutDone, PutError> {
+        let overwritten = |sibling: &Sibling| match over {
+            Overwrite::Nothing => false,
+            Overwrite::Seen(context) => context.covers(sibling.dot),
+            Overwrite::Current => true,
+        };
+        let written_at = self
+            .siblings
+            .iter()
+            .filter(|sibling| overwritten(sibling))
+            .fold(now, |at, sibling| at.max(Wall(sibling.written_at.0.saturating_add(1))));
+        let dot = Dot { actor, counter: self.context.get(actor) + 1 };
+        let sibling = Sibling {
+            dot,
+            write_id: write.write_id,
+            content: write.content,
+            meta: write.meta,
+            expires_at: write.expires_at,
+            written_at,
+        };
+
+        let kept = self.siblings.iter().filter(|sibling| !overwritten(sibling));
+        let (count, bytes) = kept.fold((1, sibling.size_bytes() + ENTRY_BYTES), |(count, bytes), kept| {
+            (count + 1, bytes + kept.size_bytes())
+        });
+        let bytes = bytes + self.context.len() * ENTRY_BYTES;
+        if count > caps.siblings_max {
+            return Err(PutError::TooManySiblings { siblings: count, max: caps.siblings_max });
+        }
+        if bytes > caps.record_bytes_max {
+            return Err(PutError::RecordTooLarge { bytes, max: caps.record_bytes_max });
+        }
+
+        let mut overwrote = Vec::new();
+        self.siblings.retain(|sibling| {
+            let gone = overwritten(sibling);
+            if gone {
+                overwrote.push(sibling.write_id);
+            }
+            !gone
+        });
+        if let Overwrite::Seen(context) = over {
+            self.context.join(context);
+        }
+        debug_assert_eq!(
+            self.context.get(actor) + 1,
+            dot.counter,
+            "the context names the live actor's future"
+        );
+        self.context.include(dot);
+        let at = self.siblings.partition_point(|other| *other < sibling);
+        self.siblings.insert(at, sibling);
+        Ok(PutDone { dot, overwrote })
+    }
+
+    /// Takes over all that `other` knows: keeps a sibling if both have its dot, or if the other has not seen
+    /// its dot. Never refuses, whatever the size.
+    pub fn merge(&mut self, other: &Record) -> Merged {
+        let mut merged = Merged::default();
+        if *self == *other || other.is_empty() {
+            return merged;
+        }
+        if self.is_empty() {
+            *self = other.clone();
+            merged.changed = true;
+            return merged;
+        }
+
+        let own = std::mem::take(&mut self.siblings);
+        let mut siblings = Vec::with_capacity(own.len().max(other.siblings.len()));
+        let mut theirs = other.siblings.iter().peekable();
+        let mut ours = own.into_iter().peekable();
+        // Both lists are sorted by (dot, contents): walk them side by side, one dot at a time.
+        loop {
+            let dot = match (ours.peek(), theirs.peek()) {
+                (None, None) => break,
+                (Some(sibling), None) => sibling.dot,
+                (None, Some(sibling)) => sibling.dot,
+                (Some(left), Some(right)) => left.dot.min(right.dot),
+            };
+            let (here, there) = (
+                ours.peek().is_some_and(|sibling| sibling.dot == dot),
+                theirs.peek().is_some_and(|sibling| sibling.dot == dot),
+            );
+            if here && !there {
+                while let Some(sibling) = ours.next_if(|sibling| sibling.dot == dot) {
+                    if other.context.covers(dot) {
+                        merged.changed = true;
+                    } else {
+                        siblings.push(sibling);
+                    }
+                }
+            } else if there && !here {
+                while let Some(sibling) = theirs.next_if(|sibling| sibling.dot == dot) {
+                    if !self.context.covers(dot) {
+                        merged.changed = true;
+                        siblings.push(sibling.clone());
+                    }
+                }
+            } else {
+                let first = siblings.len();
+                while let Some(sibling) = ours.next_if(|sibling| sibling.dot == dot) {
+                    siblings.push(sibling);
+                }
+                let own_end = siblings.len();
+                while let Some(sibling) = theirs.next_if(|sibling| sibling.dot == dot) {
+                    if !siblings[first..own_end].contains(sibling) {
+                        siblings.push(sibling.clone());
+                    }
+                }
+                if siblings.len() > first + 1 {
+                    merged.collisions.push(dot);
+                    merged.changed |= siblings.len() > own_end;
+                    siblings[first..].sort();
+                }
+            }
+        }
+        self.siblings = siblings;
+        if !self.context.includes(&other.context) {
+            self.context.join(&other.context);
+            merged.changed = true;
+        }
+        merged
+    }
+
+    /// 64-bit hash of the whole record in a canonical form: equal records have equal hashes on every node and
+    /// build, at any time. XXH3-64 over, little-endian: the number of context entries (u32), each entry
+    /// (incarnation, epoch, counter: u64); then for each sibling in order: dot (3 × u64), write id (u128), kind
+    /// (0 value, 1 tombstone), `expires_at` (u64, all ones for none), `written_at` (u64), XXH3-64 of the value
+    /// (0 for a tombstone), its length (u64), XXH3-64 of the metadata (0 for none).
+    pub fn version_hash(&self) -> u64 {
+        let mut form = Vec::with_capacity(4 + self.context.len() * 24 + self.siblings.len() * 81);
+        let entries =
+            u32::try_from(self.context.len()).expect("a context of 4 billion entries fits no memory");
+        form.extend_from_slice(&entries.to_le_bytes());
+        for (actor, counter) in self.context.entries() {
+            push_dot(&mut form, Dot { actor, counter });
+        }
+        for sibling in &self.siblings {
+            push_dot(&mut form, sibling.dot);
+            form.extend_from_slice(&sibling.write_id.0.to_le_bytes());
+            let (kind, hash, len) = match &sibling.content {
+                Content::Value(bytes) => (0, xxh3_64(bytes), bytes.len() as u64),
+                Content::Tombstone => (1, 0, 0),
+            };
+            form.push(kind);
+            form.extend_from_slice(&sibling.expires_at.map_or(u64::MAX, |at| at.0).to_le_bytes());
+            form.extend_from_slice(&sibling.written_at.0.to_le_bytes());
+            form.extend_from_slice(&hash.to_le_bytes());
+            form.extend_from_slice(&len.to_le_bytes());
+            form.extend_from_slice(&sibling.meta.as_ref().map_or(0, |meta| meta_hash(meta)).to_le_bytes());
+        }
+        xxh3_64(&form)
+    }
+
+    /// What a reader is shown at `now` (the answering coordinator's wall clock): the live values, siblings of
+    /// one write folded into the one with the smallest dot.
+    pub fn view(&self, now: Wall) -> View<'_> {
+        let mut view = View::default();
+        for sibling in &self.siblings {
+            if sibling.content == Content::Tombstone {
+                view.tombstones += 1;
+            } else if sibling.is_expired(now) {
+                view.expired += 1;
+            } else if !view.values.iter().any(|shown| shown.write_id == sibling.write_id) {
+                view.values.push(sibling);
+            }
+        }
+        view
+    }
+
+    /// The newest sibling by (`written_at`, dot), tombstones and expired ones included: `resolve = lww`. It is
+    /// a view that the reader chooses; the others stay in the record.
+    pub fn newest(&self) -> Option<&Sibling> {
+        self.siblings.iter().max_by_key(|sibling| (sibling.written_at, sibling.dot))
+    }
+}
+
+fn push_dot(form: &mut Vec<u8>, dot: Dot) {
+    form.extend_from_slice(&dot.actor.incarnation.0.to_le_bytes());
+    form.extend_from_slice(&dot.actor.epoch.to_le_bytes());
+    form.extend_from_slice(&dot.counter.to_le_bytes());
+}
+
+fn meta_hash(meta: &Meta) -> u64 {
+    let mut form = Vec::with_capacity(meta.size_bytes() + 16 * (meta.pairs.len() + 1));
+    let mut push = |text: Option<&str>| {
+        form.extend_from_slice(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
+        form.extend_from_slice(text.unwrap_or_default().as_bytes());
+    };
+    push(meta.content_type.as_deref());
+    for (name, value) in &meta.pairs {
+        push(Some(name));
+        push(Some(value));
+    }
+    xxh3_64(&form)
+}
+
+#[cfg(test)]
+mod tests;
