@@ -1,4 +1,6 @@
 //! The Dynamo paper, pure.
 #![forbid(unsafe_code)]
 
+pub mod layout;
+pub mod ring;
 pub mod version;
