@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod layout;
+pub mod preference;
 pub mod ring;
 pub mod version;
