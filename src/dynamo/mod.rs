@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod layout;
+pub mod merkle;
 pub mod preference;
 pub mod ring;
 pub mod version;
