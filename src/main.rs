@@ -1,3 +1,5 @@
-//! The `ringdove` command.
+//! The `ringdove` command; everything is in [`ringdove::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ringdove::cli::main()
+}

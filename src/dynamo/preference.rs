@@ -136,6 +136,24 @@ fn rotation(partition: PartitionId) -> usize {
 }
 
 #[cfg(test)]
+impl PreferenceList {
+    /// The list of partition 0 with these primaries in each active layout, and these fallbacks.
+    pub(crate) fn for_test(layouts: &[&[u64]], fallbacks: &[u64]) -> PreferenceList {
+        let layouts: Vec<Vec<NodeId>> =
+            layouts.iter().map(|layout| layout.iter().map(|id| NodeId(*id)).collect()).collect();
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for &node in layouts.iter().flatten() {
+            if !contains(&candidates, node) {
+                candidates.push(Candidate { node, role: Role::Primary });
+            }
+        }
+        let primaries = candidates.len();
+        candidates.extend(fallbacks.iter().map(|id| Candidate { node: NodeId(*id), role: Role::Fallback }));
+        PreferenceList { partition: PartitionId(0), layouts, candidates, primaries }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::layout::{Layout, Member};
     use super::super::ring::PartitionCount;

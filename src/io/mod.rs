@@ -18,7 +18,7 @@ pub mod disk;
 pub mod net;
 
 pub use clock::{Clock, RealClock};
-pub use disk::{Disk, File, RealDisk};
+pub use disk::{DirLock, Disk, File, RealDisk};
 pub use net::{Listener, Net, Stream, TcpNet};
 
 /// A future behind a pointer, as the seams' methods return it.

@@ -1,0 +1,83 @@
+//! The command line: `ringdove cluster`, `serve`, `get`, `put`, `delete`.
+//!
+//! Exit codes: 0 done, 1 not done (refused, or a node cannot run), 2 wrong usage, 3 no such key, 4 several
+//! concurrent values, 5 no node reachable, 6 outcome unknown.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cluster;
+mod kv;
+mod serve;
+
+/// Done.
+const DONE: u8 = 0;
+/// Not done.
+const FAILED: u8 = 1;
+/// No such key.
+const NOT_FOUND: u8 = 3;
+/// Several concurrent values.
+const SIBLINGS: u8 = 4;
+/// No node reachable; nothing happened.
+const UNREACHABLE: u8 = 5;
+/// The outcome of a write is unknown.
+const UNKNOWN: u8 = 6;
+
+/// A leaderless, eventually consistent key-value store.
+#[derive(Debug, Parser)]
+#[command(name = "ringdove", version, about)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole cluster on this machine: one process a node, until Ctrl-C.
+    Cluster(cluster::Args),
+    /// Run one node on an existing data directory.
+    Serve(serve::Args),
+    /// Print the value of a key.
+    Get(kv::GetArgs),
+    /// Write a key.
+    Put(kv::PutArgs),
+    /// Delete a key.
+    Delete(kv::DeleteArgs),
+}
+
+/// Parses the arguments of the process and carries them out.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    let code = runtime.block_on(async {
+        match args.command {
+            Command::Cluster(args) => cluster::run(args).await,
+            Command::Serve(args) => serve::run(args).await,
+            Command::Get(args) => kv::get(args).await,
+            Command::Put(args) => kv::put(args).await,
+            Command::Delete(args) => kv::delete(args).await,
+        }
+    });
+    // A read of standard input may still hang in a thread of the runtime; nobody needs it any more.
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Says something on standard error. A closed standard error is nothing to fail about.
+fn complain(message: &str) {
+    let _ = writeln!(std::io::stderr(), "ringdove: {message}");
+}
+
+/// Prints a line on standard output, at once. A closed standard output is nothing to fail about.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}

@@ -1,0 +1,323 @@
+//! The quorum read as a value: events in, actions out (Dynamo §4.5; Riak's `riak_kv_get_core` is the model).
+//!
+//! ```text
+//!   new ──▶ Ask every replica wanted ──▶ replies … R reached ──▶ Answer(merged)
+//!                │        ▲                  │                      │ keeps listening
+//!                │        └── next candidate │                      ▼
+//!                │            when one fails │                 all in, or deadline
+//!                │            or is silent   ▼                      │
+//!                └────────────────────── deadline ──▶ Answer(shortfall)
+//!                                                                   ▼
+//!                                              Repair each stale primary ──▶ Finished
+//! ```
+//!
+//! - *Sloppy* (the default): asks the first N healthy nodes of the preference list, fallbacks included, and
+//!   takes any R answers. *Strict*: asks primaries alone; an answer counts when its node is a primary that has
+//!   refilled, and R must count in each active layout.
+//! - The answer is the merge of all copies that came in before it. Later copies only feed the repair.
+//! - A replica that cannot read its record says `Corrupt`. That is not "not found": it does not count, and it
+//!   is repaired like a stale one.
+//!
+//! Late replies, replies from nodes never asked, doubled replies and stale timers are ordinary events. Absent:
+//! clocks (timers are actions with a moment), retries to the same node, and any judgement of expiry.
+
+use std::time::Duration;
+
+use super::preference::{PreferenceList, Role};
+use super::quorum::Tally;
+use super::version::Record;
+use crate::types::{Mono, NodeId};
+
+/// What a read asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetRequest {
+    /// Answers needed, 1 to N.
+    pub r: usize,
+    /// Only refilled primaries count.
+    pub strict: bool,
+    /// How long to wait for a silent replica before the next candidate is asked too.
+    pub hedge_after: Duration,
+    /// When the caller gets whatever there is.
+    pub deadline: Mono,
+}
+
+/// Why a replica gave no copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaFailure {
+    /// No connection, or it broke before the answer.
+    Unreachable,
+    /// It holds a copy that it cannot read.
+    Corrupt,
+    /// It shed the request, its disk is stalled or full, or it is stopping.
+    Unavailable,
+    /// It goes by another layout.
+    WrongLayout,
+    /// It keeps no more guest records.
+    HintsFull,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GetEvent {
+    /// A replica sent its copy; the empty record when it has none.
+    Reply {
+        /// Who sent it.
+        from: NodeId,
+        /// Its copy.
+        record: Record,
+        /// Whether it has not refilled since it lost its data.
+        refilling: bool,
+    },
+    /// A replica gave no copy, for good.
+    Failed {
+        /// Who failed.
+        from: NodeId,
+        /// Why.
+        why: ReplicaFailure,
+    },
+    /// The hedge timer rang.
+    HedgeTimer,
+    /// The deadline has come.
+    Deadline,
+}
+
+/// What the shell must do, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GetAction {
+    /// Ask this node for its copy.
+    Ask(NodeId),
+    /// Deliver `HedgeTimer` at this moment.
+    StartHedgeTimer(Mono),
+    /// Deliver `Deadline` at this moment.
+    StartDeadline(Mono),
+    /// Tell the client. Comes exactly once.
+    Answer(Result<GetDone, GetShortfall>),
+    /// Send this record to a primary that is behind. Nobody waits for it.
+    Repair {
+        /// Who is behind.
+        node: NodeId,
+        /// The merge of all copies seen.
+        record: Record,
+    },
+    /// Forget the machine.
+    Finished,
+}
+
+/// A read that reached its quorum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetDone {
+    /// The merge of the copies that answered; empty when none of them has one.
+    pub record: Record,
+    /// How the replicas did.
+    pub replicas: ReplicaReport,
+}
+
+/// A read without a quorum. No state changed; it may be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetShortfall {
+    /// Answers that counted, in the active layout that is worst off.
+    pub have: usize,
+    /// Answers needed.
+    pub need: usize,
+    /// Whether time ran out while replicas were still silent.
+    pub timed_out: bool,
+    /// How the replicas did.
+    pub replicas: ReplicaReport,
+}
+
+/// Who was asked and how it went, for the reply to the client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplicaReport {
+    /// Nodes asked so far.
+    pub asked: usize,
+    /// Primaries that answered, in order.
+    pub primaries: Vec<NodeId>,
+    /// Fallbacks that answered, in order.
+    pub fallbacks: Vec<NodeId>,
+    /// Who failed, and how.
+    pub failed: Vec<(NodeId, ReplicaFailure)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Replica {
+    Waiting,
+    Copy(Record),
+    Failed(ReplicaFailure),
+}
+
+/// The machine. Feed it every event until it says `Finished`.
+#[derive(Debug, Clone)]
+pub struct GetMachine {
+    request: GetRequest,
+    /// Nodes in the order in which they would be asked.
+    candidates: Vec<(NodeId, Role)>,
+    /// The first `asked` of `candidates` were asked; their answers.
+    replicas: Vec<Replica>,
+    order: Vec<usize>,
+    tally: Tally,
+    merged: Record,
+    answered: bool,
+    finished: bool,
+}
+
+impl GetMachine {
+    /// Starts a read of one key of `list`'s partition. `down` are the nodes believed unreachable: a sloppy read
+    /// goes past them, and both kinds ask them only where the others are too few.
+    pub fn new(
+        request: GetRequest,
+        list: &PreferenceList,
+        down: &[NodeId],
+        now: Mono,
+    ) -> (GetMachine, Vec<GetAction>) {
+        let wanted = list.candidates.iter().filter(|candidate| candidate.role == Role::Primary).count();
+        let eligible = list
+            .candidates
+            .iter()
+            .filter(|candidate| !request.strict || candidate.role == Role::Primary)
+            .map(|candidate| (candidate.node, candidate.role));
+        let (mut candidates, last): (Vec<_>, Vec<_>) = eligible.partition(|(node, _)| !down.contains(node));
+        let healthy = candidates.len();
+        candidates.extend(last);
+
+        let tally = Tally::new(&list.layouts, request.r);
+        let deadline = request.deadline;
+        let hedge_at = now + request.hedge_after;
+        let mut machine = GetMachine {
+            request,
+            candidates,
+            replicas: Vec::new(),
+            order: Vec::new(),
+            tally,
+            merged: Record::new(),
+            answered: false,
+            finished: false,
+        };
+        let mut actions = vec![GetAction::StartDeadline(deadline)];
+        // A strict read must ask all primaries, down or not: only they count, and the view may be wrong.
+        let first = if machine.request.strict { wanted } else { wanted.min(healthy.max(machine.request.r)) };
+        for _ in 0..first {
+            machine.ask_next(&mut actions);
+        }
+        if machine.replicas.len() < machine.candidates.len() {
+            actions.push(GetAction::StartHedgeTimer(hedge_at));
+        }
+        machine.conclude(false, &mut actions);
+        (machine, actions)
+    }
+
+    /// Takes one event and says what to do.
+    pub fn on_event(&mut self, event: GetEvent) -> Vec<GetAction> {
+        let mut actions = Vec::new();
+        if self.finished {
+            return actions;
+        }
+        match event {
+            GetEvent::Reply { from, record, refilling } => {
+                let Some(at) = self.waiting(from) else { return actions };
+                if self.request.strict {
+                    if !refilling {
+                        self.tally.count_primary(from);
+                    }
+                } else {
+                    self.tally.count_anywhere(from);
+                }
+                self.merged.merge(&record);
+                self.replicas[at] = Replica::Copy(record);
+                self.order.push(at);
+            }
+            GetEvent::Failed { from, why } => {
+                let Some(at) = self.waiting(from) else { return actions };
+                self.replicas[at] = Replica::Failed(why);
+                self.ask_next(&mut actions);
+            }
+            GetEvent::HedgeTimer => {
+                let silent = self.replicas.iter().filter(|replica| **replica == Replica::Waiting).count();
+                for _ in 0..if self.answered { 0 } else { silent } {
+                    self.ask_next(&mut actions);
+                }
+            }
+            GetEvent::Deadline => {
+                self.conclude(true, &mut actions);
+                return actions;
+            }
+        }
+        self.conclude(false, &mut actions);
+        actions
+    }
+
+    fn waiting(&self, from: NodeId) -> Option<usize> {
+        let asked = &self.candidates[..self.replicas.len()];
+        let at = asked.iter().position(|(node, _)| *node == from)?;
+        (self.replicas[at] == Replica::Waiting).then_some(at)
+    }
+
+    fn ask_next(&mut self, actions: &mut Vec<GetAction>) {
+        if let Some((node, _)) = self.candidates.get(self.replicas.len()) {
+            self.replicas.push(Replica::Waiting);
+            actions.push(GetAction::Ask(*node));
+        }
+    }
+
+    /// Answers once the quorum is met or cannot be met any more; ends when nobody is waited for, or `now_or_never`.
+    fn conclude(&mut self, now_or_never: bool, actions: &mut Vec<GetAction>) {
+        let nobody_left =
+            !self.replicas.contains(&Replica::Waiting) && self.replicas.len() == self.candidates.len();
+        if !self.answered {
+            if self.tally.is_met() {
+                self.answered = true;
+                let (record, replicas) = (self.merged.clone(), self.report());
+                actions.push(GetAction::Answer(Ok(GetDone { record, replicas })));
+            } else if now_or_never || nobody_left {
+                self.answered = true;
+                actions.push(GetAction::Answer(Err(GetShortfall {
+                    have: self.tally.have(),
+                    need: self.tally.need(),
+                    timed_out: !nobody_left,
+                    replicas: self.report(),
+                })));
+            }
+        }
+        if now_or_never || (self.answered && !self.replicas.contains(&Replica::Waiting)) {
+            self.repair(actions);
+            self.finished = true;
+            actions.push(GetAction::Finished);
+        }
+    }
+
+    fn repair(&self, actions: &mut Vec<GetAction>) {
+        if self.merged.is_empty() {
+            return;
+        }
+        for ((node, role), replica) in self.candidates.iter().zip(&self.replicas) {
+            let behind = match replica {
+                Replica::Copy(record) => *record != self.merged,
+                Replica::Failed(why) => *why == ReplicaFailure::Corrupt,
+                Replica::Waiting => false,
+            };
+            // A fallback holds guests only for primaries it was given, so it is never sent a copy of its own.
+            if behind && *role == Role::Primary {
+                actions.push(GetAction::Repair { node: *node, record: self.merged.clone() });
+            }
+        }
+    }
+
+    fn report(&self) -> ReplicaReport {
+        let mut report = ReplicaReport { asked: self.replicas.len(), ..ReplicaReport::default() };
+        for at in &self.order {
+            let (node, role) = self.candidates[*at];
+            match role {
+                Role::Primary => report.primaries.push(node),
+                Role::Fallback => report.fallbacks.push(node),
+            }
+        }
+        for ((node, _), replica) in self.candidates.iter().zip(&self.replicas) {
+            if let Replica::Failed(why) = replica {
+                report.failed.push((*node, *why));
+            }
+        }
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! Each test feeds events and compares what the machine wants done; the last one feeds everything in any order.
+
+use proptest::prelude::*;
+
+use super::super::preference::PreferenceList;
+use super::super::version::{ActorMint, Caps, Content, LocalCopy, Overwrite, Write};
+use super::*;
+use crate::types::{Incarnation, Wall, WriteId};
+
+fn n(id: u64) -> NodeId {
+    NodeId(id)
+}
+
+/// Primaries 1 to 3 and fallbacks 4 and 5 of one layout.
+fn five() -> PreferenceList {
+    PreferenceList::for_test(&[&[1, 2, 3]], &[4, 5])
+}
+
+fn request(r: usize, strict: bool) -> GetRequest {
+    let deadline = Mono::default() + Duration::from_secs(5);
+    GetRequest { r, strict, hedge_after: Duration::from_millis(200), deadline }
+}
+
+/// A record that holds the given writes as siblings.
+fn record(writes: &[u128]) -> Record {
+    let mut record = Record::new();
+    for id in writes {
+        let mut copy = LocalCopy::default();
+        let mut mint = ActorMint::new(Incarnation(u64::try_from(*id).unwrap()));
+        let write = Write {
+            write_id: WriteId(*id),
+            content: Content::Value(vec![0].into()),
+            meta: None,
+            expires_at: None,
+        };
+        copy.put(&mut mint, Overwrite::Nothing, write, Wall(1), &Caps::default()).unwrap();
+        record.merge(&copy.record);
+    }
+    record
+}
+
+fn reply(from: u64, record: &Record) -> GetEvent {
+    GetEvent::Reply { from: n(from), record: record.clone(), refilling: false }
+}
+
+fn failed(from: u64, why: ReplicaFailure) -> GetEvent {
+    GetEvent::Failed { from: n(from), why }
+}
+
+fn asked(actions: &[GetAction]) -> Vec<u64> {
+    let asked = actions.iter().filter_map(|action| match action {
+        GetAction::Ask(node) => Some(node.0),
+        _ => None,
+    });
+    asked.collect()
+}
+
+fn repaired(actions: &[GetAction]) -> Vec<u64> {
+    let repaired = actions.iter().filter_map(|action| match action {
+        GetAction::Repair { node, .. } => Some(node.0),
+        _ => None,
+    });
+    repaired.collect()
+}
+
+fn answer(actions: &[GetAction]) -> Option<Result<GetDone, GetShortfall>> {
+    actions.iter().find_map(|action| match action {
+        GetAction::Answer(answer) => Some(answer.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_sloppy_read_asks_the_primaries_and_holds_fallbacks_back() {
+    let (_, actions) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    assert_eq!(
+        actions,
+        [
+            GetAction::StartDeadline(Mono::default() + Duration::from_secs(5)),
+            GetAction::Ask(n(1)),
+            GetAction::Ask(n(2)),
+            GetAction::Ask(n(3)),
+            GetAction::StartHedgeTimer(Mono::default() + Duration::from_millis(200)),
+        ]
+    );
+}
+
+#[test]
+fn a_sloppy_read_goes_past_nodes_that_are_down() {
+    let (_, actions) = GetMachine::new(request(2, false), &five(), &[n(2)], Mono::default());
+    assert_eq!(asked(&actions), [1, 3, 4]);
+    // Where the healthy ones are too few the others are asked as well: the view may be wrong.
+    let down = [n(1), n(2), n(3), n(4)];
+    let (_, actions) = GetMachine::new(request(2, false), &five(), &down, Mono::default());
+    assert_eq!(asked(&actions), [5, 1]);
+}
+
+#[test]
+fn a_strict_read_asks_all_primaries_and_nobody_else() {
+    let (mut machine, actions) = GetMachine::new(request(2, true), &five(), &[n(2)], Mono::default());
+    assert_eq!(asked(&actions), [1, 3, 2]);
+    assert!(!actions.iter().any(|action| matches!(action, GetAction::StartHedgeTimer(_))));
+    let actions = machine.on_event(failed(2, ReplicaFailure::Unreachable));
+    assert_eq!(actions, []);
+}
+
+#[test]
+fn it_answers_at_r_with_the_merge_and_repairs_the_stale_when_all_are_in() {
+    let (old, new) = (record(&[1]), record(&[1, 2]));
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    assert_eq!(machine.on_event(reply(1, &old)), []);
+    let actions = machine.on_event(reply(2, &new));
+    let done = answer(&actions).unwrap().unwrap();
+    assert_eq!(done.record, new);
+    assert_eq!(done.replicas.primaries, [n(1), n(2)]);
+    assert!(repaired(&actions).is_empty());
+    let actions = machine.on_event(reply(3, &Record::new()));
+    assert_eq!(repaired(&actions), [1, 3]);
+    assert_eq!(actions.last(), Some(&GetAction::Finished));
+}
+
+#[test]
+fn the_deadline_repairs_those_that_did_answer() {
+    let (old, new) = (record(&[1]), record(&[1, 2]));
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    machine.on_event(reply(1, &old));
+    machine.on_event(reply(2, &new));
+    let actions = machine.on_event(GetEvent::Deadline);
+    assert_eq!(repaired(&actions), [1]);
+    assert_eq!(actions.last(), Some(&GetAction::Finished));
+    assert_eq!(machine.on_event(reply(3, &old)), []);
+}
+
+#[test]
+fn a_corrupt_replica_does_not_count_and_is_repaired() {
+    let new = record(&[1]);
+    let (mut machine, _) = GetMachine::new(request(2, true), &five(), &[], Mono::default());
+    assert_eq!(machine.on_event(failed(1, ReplicaFailure::Corrupt)), []);
+    assert_eq!(machine.on_event(reply(2, &new)), []);
+    let actions = machine.on_event(reply(3, &new));
+    assert!(answer(&actions).unwrap().is_ok());
+    assert_eq!(repaired(&actions), [1]);
+}
+
+#[test]
+fn a_read_below_quorum_fails_and_says_how_far_it_came() {
+    let (mut machine, _) = GetMachine::new(request(2, true), &five(), &[], Mono::default());
+    machine.on_event(reply(1, &Record::new()));
+    machine.on_event(failed(2, ReplicaFailure::Unreachable));
+    let actions = machine.on_event(failed(3, ReplicaFailure::Unavailable));
+    let short = answer(&actions).unwrap().unwrap_err();
+    assert_eq!((short.have, short.need, short.timed_out), (1, 2, false));
+    assert_eq!(short.replicas.failed.len(), 2);
+    assert_eq!(actions.last(), Some(&GetAction::Finished));
+}
+
+#[test]
+fn a_read_below_quorum_says_that_time_ran_out_when_it_did() {
+    let (mut machine, _) = GetMachine::new(request(2, true), &five(), &[], Mono::default());
+    machine.on_event(reply(1, &record(&[1])));
+    let short = answer(&machine.on_event(GetEvent::Deadline)).unwrap().unwrap_err();
+    assert!(short.timed_out);
+}
+
+#[test]
+fn a_failed_replica_is_replaced_by_the_next_candidate() {
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    assert_eq!(asked(&machine.on_event(failed(1, ReplicaFailure::Unreachable))), [4]);
+    machine.on_event(reply(4, &Record::new()));
+    let done = answer(&machine.on_event(reply(2, &Record::new()))).unwrap().unwrap();
+    assert_eq!(done.replicas.fallbacks, [n(4)]);
+    assert_eq!(done.replicas.primaries, [n(2)]);
+}
+
+#[test]
+fn silent_replicas_are_hedged_only_while_nobody_has_been_answered() {
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    machine.on_event(reply(1, &Record::new()));
+    assert_eq!(asked(&machine.clone().on_event(GetEvent::HedgeTimer)), [4, 5]);
+    machine.on_event(reply(2, &Record::new()));
+    assert!(asked(&machine.on_event(GetEvent::HedgeTimer)).is_empty());
+}
+
+#[test]
+fn strict_needs_r_in_every_active_layout() {
+    // Moving from {1,2,3} to {3,4,5}: answers of the old owners alone are not enough.
+    let list = PreferenceList::for_test(&[&[3, 4, 5], &[1, 2, 3]], &[]);
+    let (mut machine, _) = GetMachine::new(request(2, true), &list, &[], Mono::default());
+    for from in [1, 2] {
+        assert_eq!(machine.on_event(reply(from, &Record::new())), []);
+    }
+    assert_eq!(machine.on_event(reply(3, &Record::new())), []);
+    assert!(answer(&machine.on_event(reply(4, &Record::new()))).unwrap().is_ok());
+}
+
+#[test]
+fn a_primary_that_has_not_refilled_counts_for_sloppy_reads_alone() {
+    let refilling = |from: u64| GetEvent::Reply { from: n(from), record: Record::new(), refilling: true };
+    let (mut strict, _) = GetMachine::new(request(1, true), &five(), &[], Mono::default());
+    assert_eq!(strict.on_event(refilling(1)), []);
+    let (mut sloppy, _) = GetMachine::new(request(1, false), &five(), &[], Mono::default());
+    assert!(answer(&sloppy.on_event(refilling(1))).unwrap().is_ok());
+}
+
+#[test]
+fn what_nobody_asked_for_is_an_ordinary_event() {
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &[], Mono::default());
+    assert_eq!(machine.on_event(reply(5, &record(&[9]))), []);
+    machine.on_event(reply(1, &Record::new()));
+    assert_eq!(machine.on_event(reply(1, &record(&[9]))), []);
+    let done = answer(&machine.on_event(reply(2, &Record::new()))).unwrap().unwrap();
+    assert!(done.record.is_empty());
+}
+
+fn any_event() -> impl Strategy<Value = GetEvent> {
+    prop_oneof![
+        6 => (0u64..7, 0u128..8, any::<bool>()).prop_map(|(from, writes, refilling)| {
+            let writes: Vec<u128> = (1..=3).filter(|id| writes & (1 << (id - 1)) != 0).collect();
+            GetEvent::Reply { from: n(from), record: record(&writes), refilling }
+        }),
+        3 => (0u64..7, 0u8..3).prop_map(|(from, why)| failed(from, match why {
+            0 => ReplicaFailure::Unreachable,
+            1 => ReplicaFailure::Corrupt,
+            _ => ReplicaFailure::Unavailable,
+        })),
+        1 => Just(GetEvent::HedgeTimer),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_events_in_any_order_give_one_answer_that_its_replicas_bear_out(
+        r in 1usize..4,
+        strict in any::<bool>(),
+        down in proptest::collection::vec((1u64..6).prop_map(NodeId), 0..4),
+        events in proptest::collection::vec(any_event(), 0..20),
+    ) {
+        let list = five();
+        let (mut machine, mut actions) = GetMachine::new(request(r, strict), &list, &down, Mono::default());
+        let mut waiting = asked(&actions);
+        let (mut answers, mut counted, mut seen) = (0, 0, Record::new());
+        let mut finished = false;
+        for event in events.into_iter().chain([GetEvent::Deadline, GetEvent::HedgeTimer]) {
+            if let GetEvent::Reply { from, record, refilling } = &event
+                && waiting.contains(&from.0) && !finished
+            {
+                waiting.retain(|node| *node != from.0);
+                if answers == 0 {
+                    counted += usize::from(!strict || !refilling);
+                    seen.merge(record);
+                }
+            } else if let GetEvent::Failed { from, .. } = &event {
+                waiting.retain(|node| *node != from.0);
+            }
+            actions = machine.on_event(event);
+            prop_assert!(!finished || actions.is_empty());
+            for action in &actions {
+                match action {
+                    GetAction::Ask(node) => {
+                        prop_assert!(!strict || node.0 <= 3);
+                        waiting.push(node.0);
+                    }
+                    GetAction::Answer(answer) => {
+                        answers += 1;
+                        prop_assert_eq!(answer.is_ok(), counted >= r);
+                        if let Ok(done) = answer {
+                            prop_assert_eq!(&done.record, &seen);
+                        }
+                    }
+                    GetAction::Repair { node, record } => {
+                        prop_assert!(node.0 <= 3 && !record.is_empty());
+                    }
+                    GetAction::Finished => finished = true,
+                    _ => {}
+                }
+            }
+        }
+        prop_assert_eq!(answers, 1);
+        prop_assert!(finished);
+    }
+}

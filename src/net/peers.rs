@@ -1,0 +1,175 @@
+//! One link to each other node, opened when first needed and again after it broke.
+//!
+//! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s): calls to it fail at once, and
+//! the coordinator goes past it. The first call after that tries again. This local view is all the failure
+//! detection there is until heartbeats come; it routes, it never changes who owns what.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::envelope::FrameHead;
+use super::link::{CallError, Link};
+use super::message::{Hello, Message};
+use crate::io::{Clock, Net};
+use crate::types::{Mono, NodeId};
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(3);
+/// Longest time for opening a link; a call with less time left gives up earlier.
+const OPEN_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Default)]
+struct Peer {
+    link: Option<Arc<Link>>,
+    down: Option<Down>,
+}
+
+#[derive(Clone, Copy)]
+struct Down {
+    until: Mono,
+    back_off: Duration,
+}
+
+/// What is known of one peer. Who opens its link holds `opening`, so that one dial serves all who wait.
+#[derive(Default)]
+struct Slot {
+    peer: Mutex<Peer>,
+    opening: AsyncMutex<()>,
+}
+
+impl Slot {
+    fn peer(&self) -> MutexGuard<'_, Peer> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The links of one node to the others.
+pub struct Peers {
+    net: Arc<dyn Net>,
+    clock: Arc<dyn Clock>,
+    hello: Hello,
+    slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
+}
+
+impl Peers {
+    /// No link is open yet.
+    pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, hello: Hello) -> Peers {
+        Peers { net, clock, hello, slots: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn now(&self) -> Mono {
+        Mono::from_origin(self.clock.mono())
+    }
+
+    fn slot(&self, node: NodeId) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(node).or_default().clone()
+    }
+
+    /// The nodes that calls fail to at once, in order.
+    pub fn down(&self) -> Vec<NodeId> {
+        let now = self.now();
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_down = |slot: &Slot| slot.peer().down.is_some_and(|down| now < down.until);
+        slots.iter().filter(|(_, slot)| is_down(slot)).map(|(node, _)| *node).collect()
+    }
+
+    /// Sends a request to a node at `addr` and waits for its answer, until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call<A: Message>(
+        &self,
+        node: NodeId,
+        addr: &str,
+        request: &impl Message,
+        head: FrameHead,
+        deadline: Mono,
+    ) -> Result<A, CallError> {
+        let slot = self.slot(node);
+        let link = self.link(&slot, node, addr, deadline).await?;
+        let received = link.received();
+        let answer = link.call(self.clock.as_ref(), request, head, deadline).await;
+        let dead = match &answer {
+            Err(CallError::MaybeDelivered(_)) => link.is_broken() || link.received() == received,
+            Err(CallError::NotSent(_)) => link.is_broken(),
+            _ => false,
+        };
+        if dead {
+            // Nothing at all came while we waited: open a new link next time rather than trust this one.
+            let mut peer = slot.peer();
+            if peer.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
+                peer.link = None;
+            }
+        }
+        answer
+    }
+
+    async fn link(
+        &self,
+        slot: &Slot,
+        node: NodeId,
+        addr: &str,
+        deadline: Mono,
+    ) -> Result<Arc<Link>, CallError> {
+        if let Some(link) = self.open_link(slot)? {
+            return Ok(link);
+        }
+        let _opening = slot.opening.lock().await;
+        if let Some(link) = self.open_link(slot)? {
+            return Ok(link);
+        }
+        let latest = deadline.min(self.now() + OPEN_MAX);
+        let opened = Link::open(self.net.as_ref(), &self.clock, addr, &self.hello, latest).await;
+        let opened = opened.and_then(|link| {
+            if link.welcome().node == node {
+                return Ok(link);
+            }
+            let reason = format!("it is {}, {node} was expected there", link.welcome().node);
+            Err(super::link::OpenError::Protocol { addr: addr.to_owned(), reason })
+        });
+        let now = self.now();
+        let mut peer = slot.peer();
+        match opened {
+            Ok(link) => {
+                let link = Arc::new(link);
+                peer.link = Some(link.clone());
+                if peer.down.take().is_some() {
+                    tracing::info!(%node, "reachable again");
+                }
+                Ok(link)
+            }
+            Err(error) => {
+                let back_off = peer.down.map_or(BACK_OFF_MIN, |down| (down.back_off * 2).min(BACK_OFF_MAX));
+                if peer.down.is_none() {
+                    tracing::warn!(%node, %error, "not reachable");
+                }
+                peer.down = Some(Down { until: now + back_off, back_off });
+                Err(CallError::NotSent(error.to_string()))
+            }
+        }
+    }
+
+    /// The link that stands, none when one must be opened.
+    fn open_link(&self, slot: &Slot) -> Result<Option<Arc<Link>>, CallError> {
+        let mut peer = slot.peer();
+        if peer.link.as_ref().is_some_and(|link| link.is_broken()) {
+            peer.link = None;
+        }
+        if let Some(link) = &peer.link {
+            return Ok(Some(link.clone()));
+        }
+        match peer.down {
+            Some(down) if self.now() < down.until => Err(CallError::NotSent("the node is down".to_owned())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Closes every link.
+    pub fn close(&self) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}

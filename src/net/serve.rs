@@ -1,0 +1,239 @@
+//! The answering side: accepts connections, shakes hands, runs the handler for each request.
+//!
+//! Everything is bounded: connections, requests in flight on each, frames before and after the handshake, the
+//! queue of answers. A client that sends without reading fills its own queue and is then not read from; one
+//! that takes nothing for the stall limit is dropped. Garbage costs its sender the connection and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::select;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead, VERSION};
+use super::frame::{read_frame, write_frames};
+use super::link::HANDSHAKE_LEN_MAX;
+use super::message::{Hello, MAGIC, Message, Refusal, RefusalCode, Welcome, kind_name};
+use crate::io::{BoxFuture, Clock, Listener, Stream};
+
+/// What a port does.
+pub trait Service: Send + Sync + 'static {
+    /// Judges who wants in; magic and version are already checked.
+    ///
+    /// # Errors
+    /// What the caller is told before the connection is closed.
+    fn greet(&self, hello: &Hello, version: u8) -> Result<Welcome, Refusal>;
+
+    /// Carries out one request. The answer's request id and version are filled in by the caller.
+    fn handle(self: Arc<Self>, request: Frame) -> BoxFuture<'static, Frame>;
+}
+
+/// Bounds of one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once; further ones are refused with `Unavailable`. Default 10,000.
+    pub connections_max: usize,
+    /// Requests in flight on one connection; further ones are not read. Default 256.
+    pub in_flight_max: usize,
+    /// Most bytes of a request's frame. Default [`FRAME_LEN_MAX`].
+    pub frame_len_max: usize,
+    /// Time for a handshake. Default 5 s.
+    pub handshake: Duration,
+    /// A connection that takes no byte of its answers for this long is closed. Default 20 s.
+    pub stall_after: Duration,
+    /// How long requests in flight may take after the stop signal. Default 5 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_max: 10_000,
+            in_flight_max: 256,
+            frame_len_max: FRAME_LEN_MAX,
+            handshake: Duration::from_secs(5),
+            stall_after: Duration::from_secs(20),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Pause after a failed accept: with no file descriptor left the next try would fail at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until `stop` changes, then waits until those that are open have drained.
+pub async fn serve(
+    mut listener: Box<dyn Listener>,
+    service: Arc<dyn Service>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    mut stop: watch::Receiver<bool>,
+) {
+    let open = Arc::new(AtomicUsize::new(0));
+    // Every connection holds a sender; the receiver sees the end once all are gone.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    loop {
+        let accepted = select! {
+            biased;
+            _ = stop.changed() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                clock.sleep_until(clock.mono() + ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = Connection {
+            service: service.clone(),
+            clock: clock.clone(),
+            limits,
+            stop: stop.clone(),
+            full: open.fetch_add(1, Ordering::SeqCst) >= limits.connections_max,
+        };
+        let (open, alive) = (open.clone(), alive.clone());
+        tokio::spawn(async move {
+            let peer = stream.peer_addr.clone();
+            if let Err(reason) = connection.run(stream).await {
+                tracing::debug!(%peer, %reason, "connection closed");
+            }
+            open.fetch_sub(1, Ordering::SeqCst);
+            drop(alive);
+        });
+    }
+    drop(listener);
+    drop(alive);
+    let _ = all_gone.recv().await;
+}
+
+struct Connection {
+    service: Arc<dyn Service>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    stop: watch::Receiver<bool>,
+    full: bool,
+}
+
+impl Connection {
+    async fn run(mut self, mut stream: Stream) -> Result<(), String> {
+        let deadline = self.clock.mono() + self.limits.handshake;
+        let clock = self.clock.clone();
+        let shaken = select! {
+            biased;
+            shaken = self.shake_hands(&mut stream) => shaken,
+            () = clock.sleep_until(deadline) => Err("no handshake in time".to_owned()),
+        };
+        let version = shaken?;
+
+        let Stream { mut reader, writer, .. } = stream;
+        let (queue, queued) = mpsc::channel::<Bytes>(self.limits.in_flight_max);
+        let (dead, mut died) = watch::channel(());
+        let (timer, stall_after) = (self.clock.clone(), self.limits.stall_after);
+        tokio::spawn(async move {
+            let _dead = dead; // dropped when writing ends, for whatever reason
+            let _ = write_frames(writer, queued, timer.as_ref(), stall_after).await;
+        });
+
+        let permits = Arc::new(Semaphore::new(self.limits.in_flight_max));
+        let ended = loop {
+            let Ok(permit) = permits.clone().acquire_owned().await else { break Ok(()) };
+            let request = select! {
+                biased;
+                _ = self.stop.changed() => break Ok(()),
+                _ = died.changed() => break Err("the other side takes no answers".to_owned()),
+                read = read_frame(reader.as_mut(), self.limits.frame_len_max) => read,
+            };
+            let request = match request {
+                Ok(Some(request)) => request,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.to_string()),
+            };
+            let head = FrameHead {
+                version,
+                request_id: request.head.request_id,
+                trace_id: request.head.trace_id,
+                ..FrameHead::default()
+            };
+            let (service, queue) = (self.service.clone(), queue.clone());
+            tokio::spawn(async move {
+                let answer = service.handle(request).await;
+                let layout = answer.head.layout;
+                let answer = Frame { head: FrameHead { kind: answer.head.kind, layout, ..head }, ..answer };
+                let _ = queue.send(answer.encode()).await;
+                drop(permit);
+            });
+        };
+        // Let the requests in flight end, so that what was carried out is also answered.
+        let all = u32::try_from(self.limits.in_flight_max).unwrap_or(u32::MAX);
+        select! {
+            biased;
+            _ = permits.acquire_many(all) => {}
+            _ = died.changed() => {}
+            () = clock.sleep_until(clock.mono() + self.limits.drain) => {}
+        }
+        ended
+    }
+
+    async fn shake_hands(&mut self, stream: &mut Stream) -> Result<u8, String> {
+        let frame = read_frame(stream.reader.as_mut(), HANDSHAKE_LEN_MAX).await;
+        let frame = frame.map_err(|error| error.to_string())?.ok_or("closed before the handshake")?;
+        let hello = Hello::from_frame(&frame).map_err(|error| error.to_string())?;
+        if hello.magic != MAGIC {
+            return Err("wrong magic: this port speaks ringdove's binary protocol".to_owned());
+        }
+        let judged = self.judge(&hello);
+        let head = FrameHead { version: VERSION, request_id: frame.head.request_id, ..FrameHead::default() };
+        let answer = match &judged {
+            Ok(welcome) => welcome.to_frame(head),
+            Err(refusal) => refusal.to_frame(head),
+        };
+        let answer = answer.map_err(|error| error.to_string())?;
+        let lost = |error: std::io::Error| error.to_string();
+        stream.writer.write_all(&answer.encode()).await.map_err(lost)?;
+        stream.writer.flush().await.map_err(lost)?;
+        match judged {
+            Ok(welcome) => Ok(welcome.version),
+            Err(refusal) => {
+                let _ = stream.writer.shutdown().await;
+                Err(format!("refused: {}", refusal.message))
+            }
+        }
+    }
+
+    fn judge(&self, hello: &Hello) -> Result<Welcome, Refusal> {
+        if self.full {
+            let message = format!("{} connections are open, no more are taken", self.limits.connections_max);
+            return Err(Refusal::new(RefusalCode::Unavailable, message));
+        }
+        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+            let (min, max) = (hello.version_min, hello.version_max);
+            let message = format!("this node speaks protocol version {VERSION}, the caller {min} to {max}");
+            return Err(Refusal::new(RefusalCode::UnsupportedVersion, message));
+        }
+        self.service.greet(hello, VERSION)
+    }
+}
+
+/// The frame of a refusal; its head is filled in by the connection.
+pub fn refuse(code: RefusalCode, message: impl Into<String>) -> Frame {
+    answer(&Refusal::new(code, message))
+}
+
+/// The frame of an answer; its head is filled in by the connection.
+pub fn answer(message: &impl Message) -> Frame {
+    message.to_frame(FrameHead::default()).unwrap_or_else(|error| {
+        let refusal = Refusal::new(RefusalCode::TooLarge, format!("the answer cannot be sent: {error}"));
+        refusal.to_frame(FrameHead::default()).expect("a refusal fits a frame")
+    })
+}
+
+/// What a request of a kind that the port does not take is answered.
+pub fn unknown_operation(kind: u16) -> Frame {
+    let message = format!("this port does not take operation {kind:#06x} ({})", kind_name(kind));
+    refuse(RefusalCode::UnknownOperation, message)
+}

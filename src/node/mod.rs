@@ -1,0 +1,348 @@
+//! The shell: carries out what the pure machines say, over the seams that it was given.
+//!
+//! ```text
+//!   server, gateway ──▶ coordinator ──▶ get/put machine ──actions──▶ replica (own copies) and peers
+//!                            ▲                 ▲                         │
+//!                            └── answer        └──────── events ─────────┘
+//! ```
+//!
+//! A request is one task that owns its machine and its pending work; the client's answer leaves it early, the
+//! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
+//! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
+//!
+//! Not yet here: heartbeats, handoff of guest records, anti-entropy, reaping, changing the layout.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+use tokio::select;
+use tokio::sync::watch;
+
+use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
+use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
+use crate::dynamo::preference::PreferenceList;
+use crate::dynamo::version::{ActorMint, Caps};
+use crate::io::{Io, Listener};
+use crate::net::envelope::FrameHead;
+use crate::net::link::hello;
+use crate::net::message::{AuthMethod, Hello, Refusal, RefusalCode, Welcome};
+use crate::net::peers::Peers;
+use crate::net::serve::{Limits, serve};
+use crate::storage::{Recovery, StorageError, Store, directory};
+use crate::types::{Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, TraceId, Wall, WriteId};
+
+pub mod coordinator;
+mod replica;
+
+/// Settings of one node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The data directory, made by `directory::write` before.
+    pub dir: PathBuf,
+    /// How long a request may take when its sender does not say. Default 5 s.
+    pub timeout: Duration,
+    /// The longest time that a request may ask for. Default 60 s.
+    pub timeout_max: Duration,
+    /// How long a primary may be silent before a fallback takes its copy of a write. Default 300 ms, below
+    /// `timeout`.
+    pub hint_after: Duration,
+    /// How long a replica may be silent before the next candidate is asked too. Default 200 ms.
+    pub hedge_after: Duration,
+    /// Limits on a record that this node writes to.
+    pub caps: Caps,
+    /// Most bytes of one value. Default 8 MiB.
+    pub value_len_max: usize,
+    /// Bounds of each port.
+    pub limits: Limits,
+}
+
+impl NodeConfig {
+    /// The defaults for this data directory.
+    pub fn new(dir: PathBuf) -> NodeConfig {
+        NodeConfig {
+            dir,
+            timeout: Duration::from_secs(5),
+            timeout_max: Duration::from_secs(60),
+            hint_after: Duration::from_millis(300),
+            hedge_after: Duration::from_millis(200),
+            caps: Caps::default(),
+            value_len_max: 8 * 1024 * 1024,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a node cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory was never made one.
+    #[error("{0} is not a data directory: make it one first (`ringdove cluster` makes its own)")]
+    NotInitialised(String),
+    /// Storage cannot go on. Nothing acknowledged was lost by stopping.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The descriptor in the directory is from another build.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// The layouts in the directory do not fit together.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The node is not a member of the layout in its own directory.
+    #[error("{0} is not a member of its cluster's layout")]
+    NotAMember(NodeId),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {addr}: {reason}")]
+    Listen {
+        /// Which.
+        addr: String,
+        /// The system's words.
+        reason: String,
+    },
+}
+
+/// One node, running. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: NodeConfig,
+    pub(crate) io: Io,
+    pub(crate) id: NodeId,
+    pub(crate) descriptor: ClusterDescriptor,
+    pub(crate) store: Store,
+    pub(crate) peers: Peers,
+    layouts: Mutex<LayoutHistory>,
+    mint: Mutex<ActorMint>,
+    rng: Mutex<ChaCha8Rng>,
+    stop: watch::Sender<bool>,
+}
+
+/// What a request brings along besides its body.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// When the asker stops waiting.
+    pub deadline: Mono,
+    /// Follows it through the nodes.
+    pub trace_id: TraceId,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A task that panicked cannot have left these small values half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Node {
+    /// Opens the node of a data directory: recovers its store and mints its incarnation. It serves nothing yet.
+    /// `seed` must differ for every start of every node.
+    ///
+    /// # Errors
+    /// When the directory cannot be used; it is as it was.
+    pub async fn open(config: NodeConfig, io: Io, seed: [u8; 32]) -> Result<(Node, Recovery), NodeError> {
+        let meta = directory::read(io.disk.as_ref(), &config.dir).await?;
+        let meta = meta.ok_or_else(|| NodeError::NotInitialised(config.dir.display().to_string()))?;
+        meta.descriptor.check()?;
+        let mut layouts = meta.layouts.into_iter().rev();
+        let oldest = layouts.next().ok_or(NodeError::NotAMember(meta.node))?;
+        let mut history = LayoutHistory::new(oldest);
+        for layout in layouts {
+            history.adopt(layout)?;
+        }
+        if !history.active().iter().any(|layout| layout.member(meta.node).is_some()) {
+            return Err(NodeError::NotAMember(meta.node));
+        }
+
+        let mut rng = ChaCha8Rng::from_seed(seed);
+        let incarnation = Incarnation(rng.next_u64());
+        let (store, recovery) = Store::open(io.disk.as_ref(), &config.dir, incarnation).await?;
+        let hello = hello(Some(meta.descriptor.cluster), Some(meta.node));
+        let peers = Peers::new(io.net.clone(), io.clock.clone(), hello);
+        let inner = Inner {
+            config,
+            io,
+            id: meta.node,
+            descriptor: meta.descriptor,
+            store,
+            peers,
+            layouts: Mutex::new(history),
+            mint: Mutex::new(ActorMint::new(incarnation)),
+            rng: Mutex::new(rng),
+            stop: watch::Sender::new(false),
+        };
+        Ok((Node { inner: Arc::new(inner) }, recovery))
+    }
+
+    /// Serves the peers and, by `clients`, everybody else, until [`Node::stop`] or until storage fails. Then
+    /// drains what is in flight and closes the store.
+    ///
+    /// # Errors
+    /// When storage failed: the node must be started again, with a back-off.
+    pub async fn run(
+        &self,
+        peer_port: Box<dyn Listener>,
+        clients: impl Future<Output = ()> + Send,
+    ) -> Result<(), NodeError> {
+        let inner = &self.inner;
+        let service = Arc::new(replica::PeerService::new(inner.clone()));
+        let peers =
+            serve(peer_port, service, inner.io.clock.clone(), inner.config.limits, inner.stop.subscribe());
+        let failed = async {
+            let reason = inner.store.failed().await;
+            inner.stop.send_replace(true);
+            reason
+        };
+        let served = async { tokio::join!(peers, clients) };
+        tokio::pin!(served, failed);
+        let failure = select! {
+            biased;
+            reason = &mut failed => {
+                served.await;
+                Some(reason)
+            }
+            _ = &mut served => None,
+        };
+        inner.peers.close();
+        match failure {
+            Some(reason) => Err(NodeError::Storage(StorageError::Latched(reason))),
+            None => Ok(inner.store.close().await?),
+        }
+    }
+
+    /// Tells the node to stop: no new connection is taken, what is in flight may end.
+    pub fn stop(&self) {
+        self.inner.stop.send_replace(true);
+    }
+
+    /// Changes to true when the node is to stop.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.inner.stop.subscribe()
+    }
+
+    /// The node's id.
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// What its cluster agreed on.
+    pub fn descriptor(&self) -> &ClusterDescriptor {
+        &self.inner.descriptor
+    }
+
+    /// The node's seams.
+    pub fn io(&self) -> &Io {
+        &self.inner.io
+    }
+
+    /// The node's settings.
+    pub fn config(&self) -> &NodeConfig {
+        &self.inner.config
+    }
+
+    /// The newest layout it goes by.
+    pub fn layout(&self) -> Arc<Layout> {
+        lock(&self.inner.layouts).current().clone()
+    }
+
+    /// The layouts that are active at the node, newest first.
+    pub fn active_layouts(&self) -> Vec<Layout> {
+        lock(&self.inner.layouts).active().iter().map(|layout| Layout::clone(layout)).collect()
+    }
+
+    /// What a request of `remaining` (none: the default) from now may bring.
+    ///
+    /// # Errors
+    /// When there is no time left.
+    pub fn request(&self, remaining: Option<Duration>, trace_id: TraceId) -> Result<Request, Refusal> {
+        let remaining = remaining.unwrap_or(self.inner.config.timeout);
+        if remaining.is_zero() {
+            let message = "the request has no time left: ask with a timeout above zero";
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        let remaining = remaining.min(self.inner.config.timeout_max);
+        Ok(Request { deadline: self.inner.now() + remaining, trace_id })
+    }
+
+    /// A new operation id, for a door whose clients give none.
+    pub fn write_id(&self) -> WriteId {
+        let mut bits = [0; 16];
+        lock(&self.inner.rng).fill_bytes(&mut bits);
+        WriteId(u128::from_le_bytes(bits))
+    }
+
+    /// Judges a greeting on behalf of a port.
+    ///
+    /// # Errors
+    /// When the caller means another cluster.
+    pub fn greet(&self, hello: &Hello, version: u8) -> Result<Welcome, Refusal> {
+        self.inner.greet(hello, version)
+    }
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Mono {
+        Mono::from_origin(self.io.clock.mono())
+    }
+
+    pub(crate) fn wall(&self) -> Wall {
+        Wall::from_epoch(self.io.clock.wall())
+    }
+
+    pub(crate) fn mint(&self) -> MutexGuard<'_, ActorMint> {
+        lock(&self.mint)
+    }
+
+    /// Goes on under another incarnation: a peer knew a write of ours that we do not.
+    pub(crate) fn renew_incarnation(&self) {
+        let incarnation = Incarnation(lock(&self.rng).next_u64());
+        tracing::error!(
+            node = %self.id,
+            "a peer knows a later write of this node than its own disk has: state was lost or the directory \
+             copied; going on as a new incarnation"
+        );
+        self.mint().renew(incarnation);
+    }
+
+    pub(crate) fn layout_ref(&self) -> LayoutRef {
+        lock(&self.layouts).current().reference()
+    }
+
+    pub(crate) fn preference(&self, namespace: Namespace, key: &Key) -> PreferenceList {
+        let partition = self.descriptor.partitions.partition_of(namespace, key);
+        PreferenceList::new(&lock(&self.layouts), partition)
+    }
+
+    /// The address of a peer, none when no active layout has it.
+    pub(crate) fn peer_addr(&self, node: NodeId) -> Option<String> {
+        let layouts = lock(&self.layouts);
+        let member = layouts.active().iter().find_map(|layout| layout.member(node));
+        member.map(|member| member.peer_addr.clone())
+    }
+
+    pub(crate) fn head(&self, request: Request) -> FrameHead {
+        FrameHead { layout: self.layout_ref(), trace_id: request.trace_id, ..FrameHead::default() }
+    }
+
+    pub(crate) fn greet(&self, hello: &Hello, version: u8) -> Result<Welcome, Refusal> {
+        let cluster = self.descriptor.cluster;
+        if let Some(meant) = hello.cluster.filter(|meant| *meant != cluster) {
+            let message = format!("this node belongs to cluster {cluster}, the caller means {meant}");
+            return Err(Refusal::new(RefusalCode::WrongCluster, message));
+        }
+        if !hello.auth.contains(&AuthMethod::None) {
+            let message = "this node takes connections without proof only, and the caller did not offer that";
+            return Err(Refusal::new(RefusalCode::UnsupportedAuth, message));
+        }
+        Ok(Welcome {
+            version,
+            features: 0,
+            auth: AuthMethod::None,
+            cluster,
+            node: self.id,
+            layout: self.layout_ref(),
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! This node's own copies: what it holds as a primary, and what it keeps for primaries that were not reached;
+//! and the port on which its peers ask for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Inner, Node, Request};
+use crate::dynamo::get::ReplicaFailure;
+use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
+use crate::io::BoxFuture;
+use crate::net::envelope::Frame;
+use crate::net::message::{
+    Fetch, FetchReply, Hello, Message, Put, Refusal, RefusalCode, Store, StoreReply, Welcome,
+};
+use crate::net::serve::{Service, answer, refuse, unknown_operation};
+use crate::storage::{Change, LogPosition, Slot, StorageError, Table};
+use crate::types::{Key, Namespace, NodeId};
+
+/// What a put overwrites, owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Over {
+    Nothing,
+    Seen(VersionVector),
+    Current,
+}
+
+/// The dot is made: the record as it stands, not durable yet.
+pub(crate) struct Applied {
+    pub(crate) record: Record,
+    pub(crate) done: PutDone,
+    pub(crate) position: LogPosition,
+}
+
+impl Inner {
+    pub(crate) fn slot(&self, table: Table, namespace: Namespace, key: &Key) -> Slot {
+        let partition = self.descriptor.partitions.partition_of(namespace, key);
+        Slot { table, partition, namespace, key: key.clone() }
+    }
+
+    /// Which table this node keeps a key's copy in.
+    fn table(&self, namespace: Namespace, key: &Key) -> Table {
+        if self.preference(namespace, key).is_primary(self.id) { Table::Data } else { Table::Guest }
+    }
+
+    /// This node's copy, durable; the empty record when it has none.
+    pub(crate) async fn fetch_own(&self, namespace: Namespace, key: &Key) -> Result<Record, StorageError> {
+        let slot = self.slot(self.table(namespace, key), namespace, key);
+        Ok(self.store.read(&slot).await?.map(|entry| entry.copy.record).unwrap_or_default())
+    }
+
+    /// Makes one dot on this node's copy. When it returns, the append is under way.
+    ///
+    /// # Errors
+    /// When no dot was made.
+    pub(crate) async fn put_own(
+        &self,
+        slot: &Slot,
+        targets: &[NodeId],
+        over: Over,
+        write: Write,
+    ) -> Result<Applied, Refusal> {
+        loop {
+            let now = self.wall();
+            let updated = self.store.update(slot, |entry| {
+                let over = match &over {
+                    Over::Nothing => Overwrite::Nothing,
+                    Over::Seen(context) => Overwrite::Seen(context),
+                    Over::Current => Overwrite::Current,
+                };
+                let done = entry.copy.put(&mut self.mint(), over, write.clone(), now, &self.config.caps);
+                match done {
+                    Ok(done) => {
+                        entry.add_targets(targets);
+                        (Change::Write, Ok((entry.copy.record.clone(), done)))
+                    }
+                    Err(error) => (Change::Keep, Err(error)),
+                }
+            });
+            let (put, position) = match updated.await {
+                Ok(updated) => updated,
+                // The dot may have been made, but it left neither the closure nor the node.
+                Err(error) => {
+                    self.mint().end_all();
+                    return Err(storage_refusal(&error));
+                }
+            };
+            match put {
+                Ok((record, done)) => return Ok(Applied { record, done, position }),
+                Err(LocalPutError::ActorAhead) => self.renew_incarnation(),
+                Err(LocalPutError::Cap(error)) => {
+                    return Err(Refusal::new(RefusalCode::TooManySiblings, error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Merges a record into this node's copy, durably.
+    pub(crate) async fn store_own(
+        &self,
+        slot: &Slot,
+        targets: &[NodeId],
+        record: &Record,
+    ) -> Result<(), StorageError> {
+        let (ahead, position) = self
+            .store
+            .update(slot, |entry| {
+                let known = entry.targets.len();
+                entry.add_targets(targets);
+                let done = entry.copy.merge(&self.mint(), record);
+                if !done.merged.collisions.is_empty() {
+                    // A broken invariant, ours or a peer's: both contents are kept and people must know.
+                    tracing::error!(key = %slot.key, dots = ?done.merged.collisions, "one dot names two contents");
+                }
+                let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
+                (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
+            })
+            .await?;
+        if ahead {
+            self.renew_incarnation();
+        }
+        self.store.wait_synced(position).await
+    }
+
+    /// Notes beside this node's own copy that `target` does not have it.
+    pub(crate) async fn note_target(&self, slot: &Slot, target: NodeId) -> Result<(), StorageError> {
+        let noted = self.store.update(slot, |entry| {
+            let known = entry.targets.len();
+            entry.add_targets(&[target]);
+            (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
+        });
+        noted.await.map(|_| ())
+    }
+}
+
+/// How a storage error is answered to whoever asked.
+pub(crate) fn storage_refusal(error: &StorageError) -> Refusal {
+    let code = match error {
+        StorageError::Corrupt(_) => RefusalCode::Corrupt,
+        StorageError::Unencodable(_) => RefusalCode::TooLarge,
+        _ => RefusalCode::Unavailable,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// What a replica's refusal means to the machine that asked it.
+pub(crate) fn failure_of(code: RefusalCode) -> ReplicaFailure {
+    match code {
+        RefusalCode::Corrupt => ReplicaFailure::Corrupt,
+        RefusalCode::WrongLayout => ReplicaFailure::WrongLayout,
+        RefusalCode::HintsFull => ReplicaFailure::HintsFull,
+        _ => ReplicaFailure::Unavailable,
+    }
+}
+
+/// The peer port.
+pub(super) struct PeerService {
+    node: Node,
+}
+
+impl PeerService {
+    pub(super) fn new(inner: Arc<Inner>) -> PeerService {
+        PeerService { node: Node { inner } }
+    }
+
+    async fn answer(&self, frame: &Frame) -> Result<Frame, Refusal> {
+        let node = &self.node.inner;
+        let layout = node.layout_ref();
+        if frame.head.layout != layout {
+            let (ours, theirs) = (layout.version, frame.head.layout.version);
+            let message =
+                format!("this node goes by layout {ours}, the caller by {theirs} or a conflicting one");
+            return Err(Refusal::new(RefusalCode::WrongLayout, message));
+        }
+        let malformed =
+            |error: crate::net::codec::CodecError| Refusal::new(RefusalCode::BadRequest, error.to_string());
+        match frame.head.kind {
+            Fetch::KIND => {
+                let Fetch { namespace, key } = Fetch::from_frame(frame).map_err(malformed)?;
+                let record = node.fetch_own(namespace, &key).await;
+                let record = record.map_err(|error| storage_refusal(&error))?;
+                Ok(answer(&FetchReply { record, refilling: false }))
+            }
+            Store::KIND => {
+                let store = Store::from_frame(frame).map_err(malformed)?;
+                let table = node.table(store.namespace, &store.key);
+                if table == Table::Guest && store.guest_of.is_empty() {
+                    let message = format!("{} is not a primary of this key", node.id);
+                    return Err(Refusal::new(RefusalCode::WrongLayout, message));
+                }
+                let targets: &[NodeId] = if table == Table::Guest { &store.guest_of } else { &[] };
+                let slot = node.slot(table, store.namespace, &store.key);
+                let stored = node.store_own(&slot, targets, &store.record).await;
+                stored.map_err(|error| storage_refusal(&error))?;
+                Ok(answer(&StoreReply))
+            }
+            Put::KIND => {
+                let put = Put::from_frame(frame).map_err(malformed)?;
+                let remaining = Duration::from_millis(frame.head.remaining_ms.into());
+                let request: Request = self.node.request(Some(remaining), frame.head.trace_id)?;
+                Ok(answer(&self.node.put(Put { forwarded: true, ..put }, request).await?))
+            }
+            kind => Ok(unknown_operation(kind)),
+        }
+    }
+}
+
+impl Service for PeerService {
+    fn greet(&self, hello: &Hello, version: u8) -> Result<Welcome, Refusal> {
+        if hello.node.is_none() || hello.cluster.is_none() {
+            let message = "this is the port for other nodes of the cluster: clients use the client port";
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        self.node.inner.greet(hello, version)
+    }
+
+    fn handle(self: Arc<Self>, request: Frame) -> BoxFuture<'static, Frame> {
+        Box::pin(async move {
+            let answered = self.answer(&request).await;
+            let mut frame = answered.unwrap_or_else(|refusal| refuse(refusal.code, refusal.message));
+            frame.head.layout = self.node.inner.layout_ref();
+            frame
+        })
+    }
+}

@@ -1,0 +1,9 @@
+//! End to end: real node processes on loopback, as a user starts them.
+
+// Tests may use clocks, files and threads; the bans are for node code.
+#![cfg(not(madsim))]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod doors;
+mod import_files;
+mod support;

@@ -1,0 +1,85 @@
+//! A cluster of real processes for end-to-end tests.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringdove::client::{Client, ClientConfig};
+use ringdove::io::{RealClock, TcpNet};
+
+/// One node's process, as `ringdove cluster` announces it.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeProcess {
+    pub(crate) pid: u32,
+    pub(crate) client_addr: String,
+    pub(crate) rest_addr: String,
+}
+
+/// `ringdove cluster` on free ports. Dropping it stops it.
+pub(crate) struct Cluster {
+    child: Child,
+    pub(crate) nodes: Vec<NodeProcess>,
+}
+
+impl Cluster {
+    /// Starts it with its data in `dir` and waits until it is ready.
+    pub(crate) fn start(dir: &Path) -> Cluster {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ringdove"))
+            .args(["cluster", "--port", "0", "--dir"])
+            .arg(dir)
+            .env("RINGDOVE_LOG", "ringdove=warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut nodes = Vec::new();
+        for line in lines.by_ref() {
+            let line = line.expect("text");
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [_, "pid", pid, "client", client_addr, "REST", rest] = words[..] {
+                nodes.push(NodeProcess {
+                    pid: pid.parse().expect("a process id"),
+                    client_addr: client_addr.to_owned(),
+                    rest_addr: rest.trim_start_matches("http://").to_owned(),
+                });
+            }
+        }
+        assert_eq!(nodes.len(), 3, "three nodes announce themselves");
+        // Whatever it prints later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Cluster { child, nodes }
+    }
+
+    /// Ends it with this signal and waits; its exit code.
+    pub(crate) fn stop(mut self, signal: &str) -> Option<i32> {
+        send_signal(self.child.id(), signal);
+        self.child.wait().expect("it can be waited for").code()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            send_signal(self.child.id(), "TERM");
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Sends a signal to a process that the test started.
+pub(crate) fn send_signal(pid: u32, signal: &str) {
+    let sent = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status();
+    assert!(sent.expect("`kill` runs").success(), "no process {pid} to send {signal} to");
+}
+
+/// A client of these nodes.
+pub(crate) fn client(addrs: &[&str]) -> Client {
+    let addrs = addrs.iter().map(|addr| (*addr).to_owned()).collect();
+    let config = ClientConfig { addrs, timeout: Duration::from_secs(30) };
+    Client::new(Arc::new(TcpNet), Arc::new(RealClock::new()), config)
+}
