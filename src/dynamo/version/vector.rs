@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::ActorId;
+use crate::types::{ActorId, Incarnation};
 
 /// The one event that made a value: the `counter`-th write of `actor`. Counters start at 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,10 +93,22 @@ impl VersionVector {
         }
     }
 
+    /// The actor of the incarnation with the highest epoch that is named.
+    pub fn latest_actor_of(&self, incarnation: Incarnation) -> Option<ActorId> {
+        let end = self.0.partition_point(|entry| entry.0.incarnation <= incarnation);
+        let actor = self.0[..end].last()?.0;
+        (actor.incarnation == incarnation).then_some(actor)
+    }
+
+    /// How many actors the join with `other` names.
+    pub fn joined_len(&self, other: &VersionVector) -> usize {
+        self.0.len() + other.0.iter().filter(|entry| self.get(entry.0) == 0).count()
+    }
+
     /// Includes all that `other` includes: the least vector above both.
     pub fn join(&mut self, other: &VersionVector) {
-        if other.0.is_empty() {
-            return;
+        if self.includes(other) {
+            return; // the common case, without an allocation
         }
         let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
         let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
@@ -153,5 +165,66 @@ impl FromIterator<Dot> for VersionVector {
             vector.include(dot);
         }
         vector
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dot() -> impl Strategy<Value = Dot> {
+        (0..3_u64, 0..3_u64, 0..5_u64).prop_map(|(incarnation, epoch, counter)| Dot {
+            actor: ActorId { incarnation: Incarnation(incarnation), epoch },
+            counter,
+        })
+    }
+
+    /// A vector, and the set of dots that it stands for: each dot with all before it.
+    fn both() -> impl Strategy<Value = (VersionVector, BTreeSet<Dot>)> {
+        vec(dot(), 0..12).prop_map(|dots| {
+            let set = dots
+                .iter()
+                .flat_map(|dot| (1..=dot.counter).map(|counter| Dot { actor: dot.actor, counter }))
+                .collect();
+            (dots.into_iter().collect(), set)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_vector_is_a_set_of_dots_without_gaps(
+            (left, left_set) in both(), (right, right_set) in both(), dot in dot(),
+        ) {
+            prop_assert_eq!(left.covers(dot), dot.counter == 0 || left_set.contains(&dot));
+            let counted = left_set.iter().filter(|other| other.actor == dot.actor).count();
+            prop_assert_eq!(left.get(dot.actor), counted as u64);
+            prop_assert_eq!(left.includes(&right), left_set.is_superset(&right_set));
+            prop_assert_eq!(left == right, left_set == right_set);
+            prop_assert_eq!(left.is_empty(), left_set.is_empty());
+            let actors = |set: &BTreeSet<Dot>| set.iter().map(|dot| dot.actor).collect::<BTreeSet<_>>();
+            prop_assert_eq!(left.len(), actors(&left_set).len());
+
+            let union: BTreeSet<Dot> = left_set.union(&right_set).copied().collect();
+            let mut joined = left.clone();
+            joined.join(&right);
+            prop_assert_eq!(joined.len(), left.joined_len(&right));
+            prop_assert_eq!(&joined, &union.iter().copied().collect());
+            prop_assert!(VersionVector::try_from(Vec::from(joined)).is_ok(), "sorted, each once, from 1");
+
+            let latest = actors(&left_set).into_iter().rfind(|actor| actor.incarnation == dot.actor.incarnation);
+            prop_assert_eq!(left.latest_actor_of(dot.actor.incarnation), latest);
+        }
+
+        #[test]
+        fn only_sorted_entries_with_counters_are_a_vector(dots in vec(dot(), 0..4)) {
+            let entries: Vec<_> = dots.iter().map(|dot| (dot.actor, dot.counter)).collect();
+            let sound = dots.is_sorted_by(|a, b| a.actor < b.actor) && dots.iter().all(|dot| dot.counter > 0);
+            prop_assert_eq!(VersionVector::try_from(entries).is_ok(), sound);
+        }
     }
 }
