@@ -183,7 +183,7 @@ pub struct Merged {
 /// What a reader is shown of a record at some moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View<'a> {
-    /// Values that are neither deleted nor expired, in order of their dots; one for each write id.
+    /// Values that are neither deleted nor expired, in order of their dots; one for each write.
     pub values: Vec<&'a Sibling>,
     /// Tombstones among the siblings.
     pub tombstones: usize,
@@ -199,6 +199,14 @@ impl Sibling {
             Content::Tombstone => 0,
         };
         value + self.meta.as_ref().map_or(0, |meta| meta.size_bytes()) + SIBLING_BYTES
+    }
+
+    /// Whether the two are what one operation became under two dots.
+    fn is_same_write(&self, other: &Sibling) -> bool {
+        self.write_id == other.write_id
+            && self.content == other.content
+            && self.meta == other.meta
+            && self.expires_at == other.expires_at
     }
 
     /// Whether it has expired at `now`.
@@ -276,6 +284,13 @@ impl Record {
             Overwrite::Seen(context) => context.covers(sibling.dot),
             Overwrite::Current => true,
         };
+        if let Overwrite::Seen(context) = over {
+            // A dot below the context would stand for two writes, and every peer would drop the new one unseen.
+            assert!(
+                context.get(actor) <= self.context.get(actor),
+                "the context names the live actor's future"
+            );
+        }
         let written_at = self
             .siblings
             .iter()
@@ -292,10 +307,14 @@ impl Record {
         };
 
         let kept = self.siblings.iter().filter(|sibling| !overwritten(sibling));
-        let (count, bytes) = kept.fold((1, sibling.size_bytes() + ENTRY_BYTES), |(count, bytes), kept| {
-            (count + 1, bytes + kept.size_bytes())
-        });
-        let bytes = bytes + self.context.len() * ENTRY_BYTES;
+        let (count, bytes) = kept
+            .fold((1, sibling.size_bytes()), |(count, bytes), kept| (count + 1, bytes + kept.size_bytes()));
+        let entries = usize::from(dot.counter == 1)
+            + match over {
+                Overwrite::Seen(context) => self.context.joined_len(context),
+                Overwrite::Nothing | Overwrite::Current => self.context.len(),
+            };
+        let bytes = bytes + entries * ENTRY_BYTES;
         if count > caps.siblings_max {
             return Err(PutError::TooManySiblings { siblings: count, max: caps.siblings_max });
         }
@@ -314,11 +333,6 @@ impl Record {
         if let Overwrite::Seen(context) = over {
             self.context.join(context);
         }
-        debug_assert_eq!(
-            self.context.get(actor) + 1,
-            dot.counter,
-            "the context names the live actor's future"
-        );
         self.context.include(dot);
         let at = self.siblings.partition_point(|other| *other < sibling);
         self.siblings.insert(at, sibling);
@@ -398,7 +412,7 @@ impl Record {
     /// 64-bit hash of the whole record in a canonical form: equal records have equal hashes on every node and
     /// build, at any time. XXH3-64 over, little-endian: the number of context entries (u32), each entry
     /// (incarnation, epoch, counter: u64); then for each sibling in order: dot (3 × u64), write id (u128), kind
-    /// (0 value, 1 tombstone), `expires_at` (u64, all ones for none), `written_at` (u64), XXH3-64 of the value
+    /// (u8: 0 value, 1 tombstone; 2 more if it expires, 4 more if it has metadata), `expires_at` (u64, 0 for none), `written_at` (u64), XXH3-64 of the value
     /// (0 for a tombstone), its length (u64), XXH3-64 of the metadata (0 for none).
     pub fn version_hash(&self) -> u64 {
         let mut form = Vec::with_capacity(4 + self.context.len() * 24 + self.siblings.len() * 81);
@@ -412,11 +426,13 @@ impl Record {
             push_dot(&mut form, sibling.dot);
             form.extend_from_slice(&sibling.write_id.0.to_le_bytes());
             let (kind, hash, len) = match &sibling.content {
-                Content::Value(bytes) => (0, xxh3_64(bytes), bytes.len() as u64),
+                Content::Value(bytes) => (0_u8, xxh3_64(bytes), bytes.len() as u64),
                 Content::Tombstone => (1, 0, 0),
             };
+            let kind =
+                kind + 2 * u8::from(sibling.expires_at.is_some()) + 4 * u8::from(sibling.meta.is_some());
             form.push(kind);
-            form.extend_from_slice(&sibling.expires_at.map_or(u64::MAX, |at| at.0).to_le_bytes());
+            form.extend_from_slice(&sibling.expires_at.map_or(0, |at| at.0).to_le_bytes());
             form.extend_from_slice(&sibling.written_at.0.to_le_bytes());
             form.extend_from_slice(&hash.to_le_bytes());
             form.extend_from_slice(&len.to_le_bytes());
@@ -426,7 +442,8 @@ impl Record {
     }
 
     /// What a reader is shown at `now` (the answering coordinator's wall clock): the live values, siblings of
-    /// one write folded into the one with the smallest dot.
+    /// one write folded into the one with the smallest dot. A client that reuses a write id for another value
+    /// hides nothing by that: what is not the same value is shown.
     pub fn view(&self, now: Wall) -> View<'_> {
         let mut view = View::default();
         for sibling in &self.siblings {
@@ -434,7 +451,7 @@ impl Record {
                 view.tombstones += 1;
             } else if sibling.is_expired(now) {
                 view.expired += 1;
-            } else if !view.values.iter().any(|shown| shown.write_id == sibling.write_id) {
+            } else if !view.values.iter().any(|shown| shown.is_same_write(sibling)) {
                 view.values.push(sibling);
             }
         }
