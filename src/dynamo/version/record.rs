@@ -352,56 +352,26 @@ impl Record {
             return merged;
         }
 
-        let own = std::mem::take(&mut self.siblings);
-        let mut siblings = Vec::with_capacity(own.len().max(other.siblings.len()));
-        let mut theirs = other.siblings.iter().peekable();
-        let mut ours = own.into_iter().peekable();
-        // Both lists are sorted by (dot, contents): walk them side by side, one dot at a time.
-        loop {
-            let dot = match (ours.peek(), theirs.peek()) {
-                (None, None) => break,
-                (Some(sibling), None) => sibling.dot,
-                (None, Some(sibling)) => sibling.dot,
-                (Some(left), Some(right)) => left.dot.min(right.dot),
+        let before = self.siblings.len();
+        self.siblings
+            .retain(|own| !other.context.covers(own.dot) || !with_dot(&other.siblings, own.dot).is_empty());
+        let own_end = self.siblings.len();
+        for theirs in &other.siblings {
+            let same_dot = with_dot(&self.siblings[..own_end], theirs.dot);
+            let new = match same_dot {
+                [] => !self.context.covers(theirs.dot),
+                contents => !contents.contains(theirs),
             };
-            let (here, there) = (
-                ours.peek().is_some_and(|sibling| sibling.dot == dot),
-                theirs.peek().is_some_and(|sibling| sibling.dot == dot),
-            );
-            if here && !there {
-                while let Some(sibling) = ours.next_if(|sibling| sibling.dot == dot) {
-                    if other.context.covers(dot) {
-                        merged.changed = true;
-                    } else {
-                        siblings.push(sibling);
-                    }
-                }
-            } else if there && !here {
-                while let Some(sibling) = theirs.next_if(|sibling| sibling.dot == dot) {
-                    if !self.context.covers(dot) {
-                        merged.changed = true;
-                        siblings.push(sibling.clone());
-                    }
-                }
-            } else {
-                let first = siblings.len();
-                while let Some(sibling) = ours.next_if(|sibling| sibling.dot == dot) {
-                    siblings.push(sibling);
-                }
-                let own_end = siblings.len();
-                while let Some(sibling) = theirs.next_if(|sibling| sibling.dot == dot) {
-                    if !siblings[first..own_end].contains(sibling) {
-                        siblings.push(sibling.clone());
-                    }
-                }
-                if siblings.len() > first + 1 {
-                    merged.collisions.push(dot);
-                    merged.changed |= siblings.len() > own_end;
-                    siblings[first..].sort();
-                }
+            if same_dot.len() > 1 || (new && !same_dot.is_empty()) {
+                merged.collisions.push(theirs.dot);
+            }
+            if new {
+                self.siblings.push(theirs.clone());
             }
         }
-        self.siblings = siblings;
+        merged.changed = own_end < before || own_end < self.siblings.len();
+        merged.collisions.dedup();
+        self.siblings.sort();
         if !self.context.includes(&other.context) {
             self.context.join(&other.context);
             merged.changed = true;
@@ -463,6 +433,13 @@ impl Record {
     pub fn newest(&self) -> Option<&Sibling> {
         self.siblings.iter().max_by_key(|sibling| (sibling.written_at, sibling.dot))
     }
+}
+
+/// Those of the sorted siblings that stand under the dot: one at most, unless an invariant is broken.
+fn with_dot(siblings: &[Sibling], dot: Dot) -> &[Sibling] {
+    let start = siblings.partition_point(|sibling| sibling.dot < dot);
+    let len = siblings[start..].iter().take_while(|sibling| sibling.dot == dot).count();
+    &siblings[start..start + len]
 }
 
 fn push_dot(form: &mut Vec<u8>, dot: Dot) {

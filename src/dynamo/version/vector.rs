@@ -110,36 +110,26 @@ impl VersionVector {
         if self.includes(other) {
             return; // the common case, without an allocation
         }
-        let mut joined = Vec::with_capacity(self.0.len().max(other.0.len()));
-        let (mut left, mut right) = (self.0.iter().peekable(), other.0.iter().peekable());
-        loop {
-            match (left.peek(), right.peek()) {
-                (Some(&&a), Some(&&b)) => match a.0.cmp(&b.0) {
-                    std::cmp::Ordering::Less => {
-                        joined.push(a);
-                        left.next();
-                    }
-                    std::cmp::Ordering::Greater => {
-                        joined.push(b);
-                        right.next();
-                    }
-                    std::cmp::Ordering::Equal => {
-                        joined.push((a.0, a.1.max(b.1)));
-                        left.next();
-                        right.next();
-                    }
-                },
-                (Some(_), None) => {
-                    joined.extend(left);
-                    break;
-                }
-                (None, _) => {
-                    joined.extend(right);
-                    break;
-                }
+        let mut unread = self.0.len();
+        let mut to = self.joined_len(other);
+        self.0.reserve_exact(to - unread);
+        self.0.resize(to, other.0[0]);
+        // From the back: `to` never falls below `unread`, so no entry is overwritten before it is read.
+        for &(actor, counter) in other.0.iter().rev() {
+            while unread > 0 && self.0[unread - 1].0 > actor {
+                (to, unread) = (to - 1, unread - 1);
+                self.0[to] = self.0[unread];
             }
+            to -= 1;
+            self.0[to] = match unread.checked_sub(1).map(|last| self.0[last]) {
+                Some((own, own_counter)) if own == actor => {
+                    unread -= 1;
+                    (actor, own_counter.max(counter))
+                }
+                _ => (actor, counter),
+            };
         }
-        self.0 = joined;
+        assert_eq!(to, unread, "what is left stands where it belongs");
     }
 
     /// The entries in order of actor.
