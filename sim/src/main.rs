@@ -1,3 +1,86 @@
-//! The `sim` command.
+//! The `sim` command: replays a seed.
 
-fn main() {}
+use std::process::ExitCode;
+
+#[cfg(madsim)]
+mod command {
+    use std::process::ExitCode;
+
+    use clap::{Parser, Subcommand};
+    use sim::scenario::{self, Options};
+
+    /// Deterministic simulation of a ringdove cluster.
+    #[derive(Parser)]
+    #[command(name = "cargo sim", version)]
+    struct Args {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[derive(Subcommand)]
+    enum Command {
+        /// Play one seed; the last line is the hash of everything that happened.
+        Run {
+            /// The seed, from which everything follows.
+            #[arg(long)]
+            seed: u64,
+            /// Print every event.
+            #[arg(long)]
+            log: bool,
+        },
+    }
+
+    pub(crate) fn main() -> ExitCode {
+        let Args { command: Command::Run { seed, log } } = Args::parse();
+        match scenario::run(seed, &Options { log }) {
+            Ok(report) => {
+                println!(
+                    "seed {seed}: {} answered, {} unknown, {} events in {:?} simulated",
+                    report.answered, report.unknown, report.events, report.simulated
+                );
+                println!("trace hash: {:016x}", report.trace_hash);
+                ExitCode::SUCCESS
+            }
+            Err(panicked) => {
+                eprintln!("seed {seed} failed: {}", panicked.message);
+                eprintln!("replay it with: cargo sim run --seed {seed} --log");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Compiled without the simulator: starts the build that has it, with the same arguments.
+#[cfg(not(madsim))]
+mod command {
+    use std::process::ExitCode;
+
+    use sim::relaunch;
+
+    pub(crate) fn main() -> ExitCode {
+        if relaunch::was_relaunched() {
+            eprintln!(
+                "sim: compiled without `--cfg madsim` although it was asked for; is there a wrapper around rustc?"
+            );
+            return ExitCode::FAILURE;
+        }
+        let status = relaunch::cargo("run")
+            .args(["--quiet", "--release", "--bin", "sim", "--"])
+            .args(std::env::args_os().skip(1))
+            .status();
+        match status {
+            Ok(status) => match status.code().map(u8::try_from) {
+                Some(Ok(code)) => ExitCode::from(code),
+                _ => ExitCode::FAILURE,
+            },
+            Err(error) => {
+                eprintln!("sim: cannot start cargo: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    command::main()
+}
