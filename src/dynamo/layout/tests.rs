@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::codec;
 
 fn members(ids: impl IntoIterator<Item = u64>) -> Vec<Member> {
     ids.into_iter()
@@ -21,14 +22,13 @@ fn first(nodes: u64) -> Layout {
 }
 
 fn encode(value: &impl Serialize) -> Vec<u8> {
-    bincode::serde::encode_to_vec(value, bincode::config::standard()).unwrap()
+    let mut bytes = Vec::new();
+    codec::encode_into(value, &mut bytes).unwrap();
+    bytes
 }
 
 fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    match bincode::serde::decode_from_slice(bytes, bincode::config::standard()) {
-        Ok((value, _)) => Ok(value),
-        Err(error) => Err(error.to_string()),
-    }
+    codec::decode(bytes).map_err(|error| error.to_string())
 }
 
 /// What decoding says about a sound layout's parts after `break_it`.

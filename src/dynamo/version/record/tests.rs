@@ -12,6 +12,7 @@ use proptest::sample::Index;
 
 use super::*;
 use crate::dynamo::version::{ActorMint, LocalCopy};
+use crate::net::codec;
 use crate::types::Incarnation;
 
 const NO_CAPS: Caps = Caps { siblings_max: usize::MAX, record_bytes_max: usize::MAX };
@@ -230,10 +231,9 @@ proptest! {
 
     #[test]
     fn a_record_survives_its_encoding([record, _, _] in three(true)) {
-        let config = bincode::config::standard();
-        let bytes = bincode::serde::encode_to_vec(&record, config).unwrap();
-        let (back, _): (Record, usize) = bincode::serde::decode_from_slice(&bytes, config).unwrap();
-        prop_assert_eq!(back, record);
+        let mut bytes = Vec::new();
+        codec::encode_into(&record, &mut bytes).unwrap();
+        prop_assert_eq!(codec::decode::<Record>(&bytes), Ok(record));
     }
 }
 
@@ -478,10 +478,10 @@ struct Parts {
 }
 
 fn decode(context: &[Dot], siblings: Vec<Sibling>) -> Result<Record, String> {
-    let config = bincode::config::standard();
     let parts = Parts { context: context.iter().map(|dot| (dot.actor, dot.counter)).collect(), siblings };
-    let bytes = bincode::serde::encode_to_vec(&parts, config).unwrap();
-    bincode::serde::decode_from_slice(&bytes, config).map(|found| found.0).map_err(|why| why.to_string())
+    let mut bytes = Vec::new();
+    codec::encode_into(&parts, &mut bytes).unwrap();
+    codec::decode(&bytes).map_err(|why| why.to_string())
 }
 
 #[test]
