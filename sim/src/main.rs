@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 #[cfg(madsim)]
 mod command {
+    use std::io::Write;
     use std::process::ExitCode;
 
     use clap::{Parser, Subcommand};
+    use jepsen_like_checks::Verdict;
     use sim::scenario::{self, Options};
 
     /// Deterministic simulation of a ringdove cluster.
@@ -30,20 +32,46 @@ mod command {
         },
     }
 
+    /// Prints a line. A reader that has seen enough (a closed pipe) is nothing to fail about.
+    fn say(line: &str) {
+        let _ = writeln!(std::io::stdout(), "{line}");
+    }
+
     pub(crate) fn main() -> ExitCode {
         let Args { command: Command::Run { seed, log } } = Args::parse();
         match scenario::run(seed, &Options { log }) {
             Ok(report) => {
-                println!(
-                    "seed {seed}: {} answered, {} unknown, {} events in {:?} simulated",
-                    report.answered, report.unknown, report.events, report.simulated
-                );
-                println!("trace hash: {:016x}", report.trace_hash);
-                ExitCode::SUCCESS
+                let operations = report.operations;
+                say(&format!(
+                    "seed {seed}: {} read, {} written, {} refused, {} unknown; {} events in {:.3} s simulated",
+                    operations.read,
+                    operations.written,
+                    operations.refused,
+                    operations.unknown,
+                    report.events,
+                    report.simulated.as_secs_f64()
+                ));
+                let valid = match &report.verdict {
+                    Verdict::Valid { judged } => {
+                        say(&format!("durability: valid, {judged} acknowledged writes judged"));
+                        true
+                    }
+                    Verdict::Invalid { witness, .. } => {
+                        say(&format!("durability: INVALID: {witness}"));
+                        say(&format!("replay it with: cargo sim run --seed {seed} --log"));
+                        false
+                    }
+                    Verdict::Unknown => {
+                        say("durability: unknown, no write was acknowledged");
+                        false
+                    }
+                };
+                say(&format!("trace hash: {:016x}", report.trace_hash));
+                if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
             }
             Err(panicked) => {
                 eprintln!("seed {seed} failed: {}", panicked.message);
-                eprintln!("replay it with: cargo sim run --seed {seed} --log");
+                esay(&format!("replay it with: cargo sim run --seed {seed} --log"));
                 ExitCode::FAILURE
             }
         }

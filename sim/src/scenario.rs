@@ -1,21 +1,40 @@
-//! The scenario that `sim run` plays: three hosts that log and echo what two clients send, one cut link, one
-//! power loss. It exercises the simulator alone; the store's own scenario takes its place behind [`run`].
+//! The scenario that `cargo sim run` plays: three nodes of the product and two clients over links with random
+//! delays, one link between nodes cut for a while, one node without power for a while.
+//!
+//! ```text
+//!   c1, c2 ── gets, and puts blind or with the context of a get ──▶ n1 n2 n3
+//!   200–1,200 ms   n1 ✕ n2        600 ms   n3 loses its power, is back at 900 ms
+//!   all healed ──▶ every key read at R=3 ──▶ durability check
+//! ```
+//!
+//! What a client knows of its writes is the truth that the check goes by: a write's past is what the read
+//! returned whose context it carried.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rand::RngExt;
-use ringdove::io::net::Stream;
-use ringdove::io::{File, Io};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use jepsen_like_checks::Verdict;
+use jepsen_like_checks::durability::{self, Write};
+use rand::{Rng, RngExt};
+use ringdove::client::{Client, ClientConfig, ClientError, WriteRequest};
+use ringdove::dynamo::cluster::ClusterDescriptor;
+use ringdove::dynamo::layout::{Layout, Member};
+use ringdove::dynamo::ring::PartitionCount;
+use ringdove::io::Io;
+use ringdove::net::message::{Context, Quorum};
+use ringdove::node::{Node, NodeConfig, NodeError};
+use ringdove::server::serve_clients;
+use ringdove::storage::directory::{self, FORMAT, NodeMeta};
+use ringdove::types::{Key, NodeId, WriteId};
 
 use crate::run::{Panicked, simulate};
 use crate::seed;
 use crate::trace::Trace;
-use crate::world::{Settings, Start, World};
+use crate::world::{Host, Running, Settings, Start, World};
 
 /// What to change about a run besides its seed.
 #[derive(Default)]
@@ -31,12 +50,25 @@ pub struct Report {
     pub trace_hash: u64,
     /// How many events there were.
     pub events: u64,
-    /// Requests that were answered.
-    pub answered: u32,
-    /// Requests whose outcome the client does not know.
-    pub unknown: u32,
+    /// How the clients fared.
+    pub operations: Operations,
     /// Simulated time at the end.
     pub simulated: Duration,
+    /// What the durability check says.
+    pub verdict: Verdict,
+}
+
+/// Operations by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Operations {
+    /// Reads that were answered.
+    pub read: u32,
+    /// Writes that were acknowledged.
+    pub written: u32,
+    /// Operations that did not happen: refused, or nobody reachable.
+    pub refused: u32,
+    /// Writes that may or may not have happened.
+    pub unknown: u32,
 }
 
 /// Plays the scenario.
@@ -45,106 +77,188 @@ pub struct Report {
 /// When anything panicked. The trace up to there is printed if `log` is set.
 pub fn run(seed: u64, options: &Options) -> Result<Report, Panicked> {
     let trace = if options.log { Trace::with_log(io::stdout()) } else { Trace::new() };
-    let (answered, unknown, simulated) = simulate(seed, Settings::default(), trace.clone(), play)?;
-    Ok(Report { trace_hash: trace.hash(), events: trace.events(), answered, unknown, simulated })
+    let (history, simulated, verdict) = simulate(seed, Settings::default(), trace.clone(), play)?;
+    let operations = history.operations;
+    Ok(Report { trace_hash: trace.hash(), events: trace.events(), operations, simulated, verdict })
 }
 
-const SERVERS: [&str; 3] = ["n1", "n2", "n3"];
+const NODES: u64 = 3;
 const CLIENTS: [&str; 2] = ["c1", "c2"];
-const PORT: u16 = 7000;
-const REQUESTS: u32 = 100;
-const PATIENCE: Duration = Duration::from_millis(200);
+const KEYS: u32 = 12;
+const OPERATIONS: u32 = 150;
+const DIR: &str = "/data";
 
-async fn play(world: World) -> (u32, u32, Duration) {
-    for name in SERVERS {
-        world.host(name).start(|io, _| async move { serve(&io, name).await });
-    }
-    let clients: Vec<_> = CLIENTS
+/// What the clients did, shared by them.
+#[derive(Debug, Default)]
+struct History {
+    writes: Vec<Write<Key, WriteId>>,
+    operations: Operations,
+}
+
+type Shared = Arc<Mutex<History>>;
+
+fn name_of(node: NodeId) -> String {
+    node.to_string()
+}
+
+fn client_addr(node: NodeId) -> String {
+    format!("{node}:7000")
+}
+
+fn layout() -> Layout {
+    let members = (1..=NODES).map(NodeId).map(|id| Member {
+        id,
+        peer_addr: format!("{id}:7100"),
+        client_addr: client_addr(id),
+        zone: String::new(),
+        capacity: 1,
+    });
+    let partitions = PartitionCount::new(8).expect("8 is a power of two");
+    Layout::first(partitions, 3, members.collect()).expect("three sound members")
+}
+
+async fn play(world: World) -> (History, Duration, Verdict) {
+    let mut random = [0; 64];
+    seed::stream(world.seed(), "cluster").fill_bytes(&mut random);
+    let descriptor = ClusterDescriptor::new(PartitionCount::new(8).expect("a power of two"), 3, &random);
+    let start_node = |node: NodeId| {
+        let layouts = vec![layout()];
+        let meta = NodeMeta { format: FORMAT, node, descriptor: descriptor.clone(), layouts };
+        world.host(&name_of(node)).start(move |io, start| run_node(io, start, meta))
+    };
+    let nodes: Vec<Running<_>> = (1..=NODES).map(|id| start_node(NodeId(id))).collect();
+    world.sleep(Duration::from_millis(50)).await;
+
+    let history = Shared::default();
+    let clients: Vec<Running<()>> = CLIENTS
         .iter()
-        .map(|name| world.host(name).start(|io, start| async move { ask(&io, start).await }))
+        .map(|name| {
+            let (world, history) = (world.clone(), history.clone());
+            world.host(name).start(move |io, start| run_client(world, io, start, name, history))
+        })
         .collect();
 
-    world.sleep(Duration::from_millis(100)).await;
-    world.net().cut_both("c1", "n1");
-    world.sleep(Duration::from_millis(300)).await;
-    let failing = world.host("n2");
-    failing.power_loss().await;
     world.sleep(Duration::from_millis(200)).await;
-    failing.start(|io, _| async move { serve(&io, "n2").await });
+    world.net().cut_both("n1", "n2");
+    world.sleep(Duration::from_millis(400)).await;
+    let failing: Host = world.host("n3");
+    failing.power_loss().await;
+    world.sleep(Duration::from_millis(300)).await;
+    let restarted = start_node(NodeId(3));
+    world.sleep(Duration::from_millis(300)).await;
     world.net().heal_all();
-
-    let (mut answered, mut unknown) = (0, 0);
     for client in clients {
-        let (a, u) = client.output().await.expect("clients are not killed");
-        answered += a;
-        unknown += u;
+        client.output().await.expect("clients are not killed");
     }
-    (answered, unknown, world.now())
+
+    // What is down for a peer is tried again within its back-off; then all replicas must answer.
+    world.sleep(Duration::from_secs(5)).await;
+    let (reader_world, reader_history) = (world.clone(), history.clone());
+    let reader = world.host("reader").start(move |io, _| final_reads(reader_world, io, reader_history));
+    let finals = reader.output().await.expect("the reader is not killed");
+    let simulated = world.now();
+    drop((nodes, restarted));
+    let history = std::mem::take(&mut *lock(&history));
+    let verdict = durability::check(&history.writes, &finals);
+    (history, simulated, verdict)
 }
 
-/// Appends what each connection sends, in frames of a length byte, to a log; answers when it is durable.
-async fn serve(io: &Io, name: &str) -> io::Result<()> {
-    let dir = Path::new("/data");
-    io.disk.create_dir_all(dir).await?;
-    let _lock = io.disk.lock(&dir.join("LOCK")).await?;
-    let log = io.disk.open(&dir.join("log"), true).await?;
-    io.disk.sync_dir(Path::new("/")).await?;
-    io.disk.sync_dir(dir).await?;
-    let mut listener = io.net.listen(&format!("{name}:{PORT}")).await?;
-    loop {
-        let stream = listener.accept().await?;
-        let log = log.clone();
-        tokio::task::spawn(async move {
-            // A connection that breaks is the client's to notice.
-            let _ = echo(stream, &log).await;
-        });
+/// One life of one node: the product's shell as production runs it.
+async fn run_node(io: Io, start: Start, meta: NodeMeta) -> Result<(), NodeError> {
+    let dir = Path::new(DIR);
+    if directory::read(io.disk.as_ref(), dir).await?.is_none() {
+        directory::write(io.disk.as_ref(), dir, &meta).await?;
     }
+    let mut bits = [0; 32];
+    seed::stream(start.seed, "node").fill_bytes(&mut bits);
+    let listen = async |addr: String| {
+        let refused = |error: io::Error| NodeError::Listen { addr: addr.clone(), reason: error.to_string() };
+        io.net.listen(&addr).await.map_err(refused)
+    };
+    let (node, _) = Node::open(NodeConfig::new(PathBuf::from(DIR)), io.clone(), bits).await?;
+    let layout = node.layout();
+    let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
+    let peer_port = listen(member.peer_addr.clone()).await?;
+    let client_port = listen(member.client_addr.clone()).await?;
+    node.run(peer_port, serve_clients(node.clone(), client_port)).await
 }
 
-async fn echo(mut stream: Stream, log: &Arc<dyn File>) -> io::Result<()> {
-    loop {
-        let len = stream.reader.read_u8().await?;
-        let mut frame = vec![0; len.into()];
-        stream.reader.read_exact(&mut frame).await?;
-        let at = log.size().await?;
-        log.write_at(at, Bytes::from(frame.clone())).await?;
-        log.sync_data().await?;
-        stream.writer.write_u8(len).await?;
-        stream.writer.write_all(&frame).await?;
-    }
+fn lock(history: &Shared) -> std::sync::MutexGuard<'_, History> {
+    history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends requests to servers at random; answered and unknown ones are counted.
-async fn ask(io: &Io, start: Start) -> (u32, u32) {
-    let mut chance = seed::stream(start.seed, "requests");
-    let (mut answered, mut unknown) = (0, 0);
-    for n in 0..REQUESTS {
-        let pause = Duration::from_micros(chance.random_range(0..10_000));
+fn client(io: &Io, first: u64, timeout: Duration) -> Client {
+    let addrs = (0..NODES).map(|turn| client_addr(NodeId((first + turn) % NODES + 1))).collect();
+    Client::new(io.net.clone(), io.clock.clone(), ClientConfig { addrs, timeout })
+}
+
+fn key(number: u32) -> Key {
+    Key::new(format!("key{number}").into_bytes()).expect("a short key")
+}
+
+/// Reads and writes at random and writes down what it did.
+async fn run_client(world: World, io: Io, start: Start, name: &'static str, history: Shared) {
+    let mut chance = seed::stream(start.seed, "operations");
+    let client = client(&io, chance.random_range(0..NODES), Duration::from_millis(1500));
+    // What the last read of each key returned: its context and its writes.
+    let mut seen: BTreeMap<Key, (Bytes, Vec<WriteId>)> = BTreeMap::new();
+    for _ in 0..OPERATIONS {
+        let pause = Duration::from_micros(chance.random_range(0..20_000));
         io.clock.sleep_until(io.clock.mono() + pause).await;
-        let server = SERVERS[chance.random_range(0..SERVERS.len())];
-        let text = vec![chance.random(); chance.random_range(1..200)];
-        let deadline = io.clock.sleep_until(io.clock.mono() + PATIENCE);
-        tokio::select! {
-            biased;
-            reply = request(io, server, &text) => match reply {
+        let key = key(chance.random_range(0..KEYS));
+        if chance.random_bool(0.5) {
+            match client.get(&key, Quorum { r: Some(2), ..Quorum::default() }).await {
                 Ok(reply) => {
-                    assert_eq!(reply, text, "request {n} to {server} was answered with something else");
-                    answered += 1;
+                    let ids: Vec<WriteId> = reply.values.iter().map(|version| version.write_id).collect();
+                    world.record(name, "read", format!("{key} {ids:?}"));
+                    seen.insert(key, (reply.context, ids));
+                    lock(&history).operations.read += 1;
                 }
-                Err(_) => unknown += 1,
-            },
-            () = deadline => unknown += 1,
+                Err(error) => {
+                    world.record(name, "not-read", format!("{key} {error}"));
+                    lock(&history).operations.refused += 1;
+                }
+            }
+            continue;
         }
+        let write_id = WriteId(chance.random());
+        let value: Vec<u8> = vec![chance.random(); chance.random_range(0..400)];
+        let (context, after) = match seen.get(&key) {
+            Some((token, ids)) if chance.random_bool(0.8) => (Context::Token(token.clone()), ids.clone()),
+            _ => (Context::Nothing, Vec::new()),
+        };
+        world.record(name, "write", format!("{key} {write_id:?} after {after:?}"));
+        let quorum = Quorum { w: Some(2), ..Quorum::default() };
+        let write = WriteRequest { key: key.clone(), write_id, value: Some(value.into()), context, quorum };
+        let outcome = client.write(write).await;
+        let acknowledged = outcome.is_ok();
+        let mut history = lock(&history);
+        let count = match &outcome {
+            Ok(_) => &mut history.operations.written,
+            Err(ClientError::Unknown(_)) => &mut history.operations.unknown,
+            Err(_) => &mut history.operations.refused,
+        };
+        *count += 1;
+        match outcome {
+            Ok(_) => world.record(name, "written", format!("{write_id:?}")),
+            Err(error) => world.record(name, "not-written", format!("{write_id:?} {error}")),
+        }
+        history.writes.push(Write { key, id: write_id, acknowledged, after });
     }
-    (answered, unknown)
 }
 
-async fn request(io: &Io, server: &str, text: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = io.net.connect(&format!("{server}:{PORT}")).await?;
-    let len = u8::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.writer.write_u8(len).await?;
-    stream.writer.write_all(text).await?;
-    let mut reply = vec![0; stream.reader.read_u8().await?.into()];
-    stream.reader.read_exact(&mut reply).await?;
-    Ok(reply)
+/// Reads every key from all replicas.
+async fn final_reads(world: World, io: Io, history: Shared) -> BTreeMap<Key, BTreeSet<WriteId>> {
+    let client = client(&io, 0, Duration::from_secs(20));
+    let keys: BTreeSet<Key> = lock(&history).writes.iter().map(|write| write.key.clone()).collect();
+    let mut finals = BTreeMap::new();
+    for key in keys {
+        let quorum = Quorum { r: Some(3), w: None, strict: true };
+        let read = client.get(&key, quorum).await;
+        let read = read.unwrap_or_else(|error| panic!("{key} cannot be read after all is healed: {error}"));
+        let ids: BTreeSet<WriteId> = read.values.iter().map(|version| version.write_id).collect();
+        world.record("reader", "final", format!("{key} {ids:?}"));
+        finals.insert(key, ids);
+    }
+    finals
 }
