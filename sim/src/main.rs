@@ -71,7 +71,7 @@ mod command {
             }
             Err(panicked) => {
                 eprintln!("seed {seed} failed: {}", panicked.message);
-                esay(&format!("replay it with: cargo sim run --seed {seed} --log"));
+                eprintln!("replay it with: cargo sim run --seed {seed} --log");
                 ExitCode::FAILURE
             }
         }

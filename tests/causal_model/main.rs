@@ -1,10 +1,10 @@
 //! Searches the version module's rule for executions that lose, invent or revive a write.
 //!
 //! Real code under search: `LocalCopy`, `ActorMint`, `Record`. Around it the smallest world in which versions go
-//! wrong: four nodes (three replicas and a fallback, but each may do all that any may) that hand copies around, lose what they have not synced, fail to append
-//! what has already left, and start again; two clients with tokens of any age; records that arrive late, twice
-//! and at the wrong node. Beside every record stands the plain truth about what it has seen (`world`), without
-//! vectors. Checked after every event:
+//! wrong: four nodes (three replicas and a fallback, but each may do all that any may) that hand copies around,
+//! lose what they have not synced, fail to append what has already left, and start again; two clients with
+//! tokens of any age; records that arrive late, twice and at the wrong node. Beside every record stands the
+//! plain truth about what it has seen (`world`), without vectors. Checked after every event:
 //!
 //! - **no false overwriting**: a write that a record has seen is among its siblings, or in the past of one;
 //! - **no false concurrency**: no sibling stands beside a write that has it in its past;

@@ -121,7 +121,8 @@ pub struct Write {
     pub expires_at: Option<Wall>,
 }
 
-/// Limits that a coordinator puts on its own copy before it makes a dot. Merge knows none.
+/// Limits that a coordinator puts on its own copy before it makes a dot. Merge knows none, so a copy may come to
+/// stand above them; a put that leaves it no larger than it was is taken even then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caps {
     /// Most siblings of a record after the put. Default 100, sane 2 to 1,000.
@@ -315,10 +316,11 @@ impl Record {
                 Overwrite::Nothing | Overwrite::Current => self.context.len(),
             };
         let bytes = bytes + entries * ENTRY_BYTES;
-        if count > caps.siblings_max {
+        // A put that does not make it worse is taken also above a cap: after merges it may be the way back.
+        if count > caps.siblings_max && count > self.siblings.len() {
             return Err(PutError::TooManySiblings { siblings: count, max: caps.siblings_max });
         }
-        if bytes > caps.record_bytes_max {
+        if bytes > caps.record_bytes_max && bytes > self.size_bytes() {
             return Err(PutError::RecordTooLarge { bytes, max: caps.record_bytes_max });
         }
 

@@ -309,6 +309,13 @@ fn the_sibling_cap_holds_in_put_exactly_and_never_in_merge() {
     }
     own.merge(&other);
     assert_eq!(own.siblings().len(), 6, "merge never refuses");
+    // A token that covers some of them leads back below the cap step by step; one that covers none does not.
+    let some: VersionVector = [dot(1, 1)].into_iter().collect();
+    assert!(own.put(Overwrite::Nothing, actor(1), write(19), Wall(1), &caps).is_err());
+    assert!(own.put(Overwrite::Seen(&some), actor(1), write(19), Wall(1), &caps).is_ok());
+    assert_eq!(own.siblings().len(), 6);
+    let small = Caps { record_bytes_max: own.size_bytes() - 100, ..NO_CAPS };
+    assert!(own.clone().put(Overwrite::Seen(other.context()), actor(1), write(20), Wall(1), &small).is_ok());
     let seen = own.context().clone();
     assert!(own.put(Overwrite::Seen(&seen), actor(1), write(20), Wall(1), &caps).is_ok(), "the way out");
     assert_eq!(own.siblings().len(), 1);
@@ -316,20 +323,21 @@ fn the_sibling_cap_holds_in_put_exactly_and_never_in_merge() {
 
 #[test]
 fn the_size_cap_is_the_size_that_the_record_would_have() {
+    let larger = || Write { content: Content::Value(vec![0; 500].into()), ..write(2) };
     let other: VersionVector = [dot(1, 1), dot(7, 7), dot(8, 8)].into_iter().collect();
     for over in [Overwrite::Nothing, Overwrite::Current, Overwrite::Seen(&other)] {
         let mut own = Record::new();
         own.put(Overwrite::Nothing, actor(1), write(1), Wall(1), &NO_CAPS).unwrap();
         for maker in [1, 2] {
             let mut after = own.clone();
-            after.put(over, actor(maker), write(2), Wall(1), &NO_CAPS).unwrap();
+            after.put(over, actor(maker), larger(), Wall(1), &NO_CAPS).unwrap();
             let bytes = after.size_bytes();
             let caps = |record_bytes_max| Caps { record_bytes_max, ..NO_CAPS };
             let mut tight = own.clone();
-            let refused = tight.put(over, actor(maker), write(2), Wall(1), &caps(bytes - 1));
+            let refused = tight.put(over, actor(maker), larger(), Wall(1), &caps(bytes - 1));
             assert_eq!(refused, Err(PutError::RecordTooLarge { bytes, max: bytes - 1 }), "{over:?}");
             assert_eq!(tight, own, "a refused put changes nothing");
-            assert!(tight.put(over, actor(maker), write(2), Wall(1), &caps(bytes)).is_ok(), "{over:?}");
+            assert!(tight.put(over, actor(maker), larger(), Wall(1), &caps(bytes)).is_ok(), "{over:?}");
         }
     }
 }
