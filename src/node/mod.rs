@@ -32,7 +32,9 @@ use crate::net::message::{AuthMethod, Hello, Refusal, RefusalCode, Welcome};
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
 use crate::storage::{Recovery, StorageError, Store, directory};
-use crate::types::{Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, TraceId, Wall, WriteId};
+use crate::types::{
+    Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
+};
 
 pub mod coordinator;
 mod replica;
@@ -93,6 +95,9 @@ pub enum NodeError {
     /// The node is not a member of the layout in its own directory.
     #[error("{0} is not a member of its cluster's layout")]
     NotAMember(NodeId),
+    /// The layout in the directory has another Q or N than its cluster.
+    #[error("the layout in the data directory does not fit its cluster: restore node.meta from a backup")]
+    ForeignLayout,
     /// An address cannot be listened on.
     #[error("cannot listen on {addr}: {reason}")]
     Listen {
@@ -116,10 +121,30 @@ pub(crate) struct Inner {
     pub(crate) descriptor: ClusterDescriptor,
     pub(crate) store: Store,
     pub(crate) peers: Peers,
-    layouts: Mutex<LayoutHistory>,
+    layouts: Mutex<Layouts>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
     stop: watch::Sender<bool>,
+}
+
+/// The layouts a node goes by, with the preference lists made from them so far: one costs a walk along the ring.
+struct Layouts {
+    history: LayoutHistory,
+    lists: Vec<Option<Arc<PreferenceList>>>,
+}
+
+impl Layouts {
+    fn new(history: LayoutHistory) -> Layouts {
+        let partitions = history.current().q().get() as usize;
+        Layouts { history, lists: vec![None; partitions] }
+    }
+
+    fn preference(&mut self, partition: PartitionId) -> Arc<PreferenceList> {
+        let Layouts { history, lists } = self;
+        lists[partition.0 as usize]
+            .get_or_insert_with(|| Arc::new(PreferenceList::new(history, partition)))
+            .clone()
+    }
 }
 
 /// What a request brings along besides its body.
@@ -156,6 +181,11 @@ impl Node {
             return Err(NodeError::NotAMember(meta.node));
         }
 
+        let (q, n) = (meta.descriptor.partitions, meta.descriptor.replicas);
+        if history.active().iter().any(|layout| layout.q() != q || layout.n() != n) {
+            return Err(NodeError::ForeignLayout);
+        }
+
         let mut rng = ChaCha8Rng::from_seed(seed);
         let incarnation = Incarnation(rng.next_u64());
         let (store, recovery) = Store::open(io.disk.as_ref(), &config.dir, incarnation).await?;
@@ -168,7 +198,7 @@ impl Node {
             descriptor: meta.descriptor,
             store,
             peers,
-            layouts: Mutex::new(history),
+            layouts: Mutex::new(Layouts::new(history)),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
             stop: watch::Sender::new(false),
@@ -244,12 +274,12 @@ impl Node {
 
     /// The newest layout it goes by.
     pub fn layout(&self) -> Arc<Layout> {
-        lock(&self.inner.layouts).current().clone()
+        lock(&self.inner.layouts).history.current().clone()
     }
 
     /// The layouts that are active at the node, newest first.
     pub fn active_layouts(&self) -> Vec<Layout> {
-        lock(&self.inner.layouts).active().iter().map(|layout| Layout::clone(layout)).collect()
+        lock(&self.inner.layouts).history.active().iter().map(|layout| Layout::clone(layout)).collect()
     }
 
     /// What a request of `remaining` (none: the default) from now may bring.
@@ -307,18 +337,18 @@ impl Inner {
     }
 
     pub(crate) fn layout_ref(&self) -> LayoutRef {
-        lock(&self.layouts).current().reference()
+        lock(&self.layouts).history.current().reference()
     }
 
-    pub(crate) fn preference(&self, namespace: Namespace, key: &Key) -> PreferenceList {
+    pub(crate) fn preference(&self, namespace: Namespace, key: &Key) -> Arc<PreferenceList> {
         let partition = self.descriptor.partitions.partition_of(namespace, key);
-        PreferenceList::new(&lock(&self.layouts), partition)
+        lock(&self.layouts).preference(partition)
     }
 
     /// The address of a peer, none when no active layout has it.
     pub(crate) fn peer_addr(&self, node: NodeId) -> Option<String> {
         let layouts = lock(&self.layouts);
-        let member = layouts.active().iter().find_map(|layout| layout.member(node));
+        let member = layouts.history.active().iter().find_map(|layout| layout.member(node));
         member.map(|member| member.peer_addr.clone())
     }
 
