@@ -14,7 +14,7 @@ use std::process::Command;
 pub const GUARD: &str = "RINGDOVE_SIM_RELAUNCHED";
 
 /// As in `.cargo/config.toml`.
-const CONFIG: &str = "target.'cfg(all())'.rustflags=['--cfg','madsim']";
+pub const CONFIG: &str = "target.'cfg(all())'.rustflags=['--cfg','madsim']";
 
 /// `cargo <subcommand> --package sim` for the build with the cfg; add what follows `--package sim`.
 pub fn cargo(subcommand: &str) -> Command {

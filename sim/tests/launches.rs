@@ -29,6 +29,16 @@ fn passed_tests_are_counted() {
     assert_eq!(passed(""), 0);
 }
 
+/// What is started below is what a person types.
+#[test]
+fn the_aliases_set_the_same_cfg() {
+    let aliases = include_str!("../../.cargo/config.toml");
+    for alias in ["sim = ", "sim-test = "] {
+        let line = aliases.lines().find(|line| line.starts_with(alias)).unwrap();
+        assert!(line.contains(relaunch::CONFIG), "{line}");
+    }
+}
+
 #[test]
 fn the_simulated_tests_run_and_pass() {
     assert!(!relaunch::was_relaunched(), "the build that was to have `--cfg madsim` has it not");

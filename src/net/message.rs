@@ -371,6 +371,42 @@ mod tests {
         }
     }
 
+    /// The vectors of docs/PROTOCOL.md: what is written must not change under the same version.
+    #[test]
+    fn frames_have_the_bytes_that_the_protocol_page_shows() {
+        let head = FrameHead {
+            version: 1,
+            request_id: crate::types::RequestId(1),
+            remaining_ms: 5000,
+            ..FrameHead::default()
+        };
+        let hex = |frame: Frame| {
+            frame.encode().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join("")
+        };
+        let hello = crate::net::link::hello(None, None);
+        let get = Get {
+            namespace: Namespace(0),
+            key: Key::new(&b"dove"[..]).unwrap(),
+            quorum: Quorum { r: Some(2), w: None, strict: false },
+        };
+        let put = Put {
+            namespace: Namespace(0),
+            key: Key::new(&b"dove"[..]).unwrap(),
+            write_id: WriteId(7),
+            value: Some(Bytes::from_static(b"coo")),
+            meta: None,
+            expires_at: None,
+            context: Context::Nothing,
+            quorum: Quorum::default(),
+            forwarded: false,
+        };
+        let page = include_str!("../../docs/PROTOCOL.md");
+        for frame in [hello.to_frame(head), get.to_frame(head), put.to_frame(head)] {
+            let frame = hex(frame.unwrap());
+            assert!(page.contains(&frame), "docs/PROTOCOL.md does not show {frame}");
+        }
+    }
+
     #[test]
     fn a_message_is_read_only_as_its_own_kind() {
         let ping = Ping.to_frame(FrameHead::default()).unwrap();
