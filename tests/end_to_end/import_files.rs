@@ -29,20 +29,15 @@ impl Corpus {
             Path::new(&std::env::var_os("HOME").expect("a home directory")).join(".cargo")
         });
         let root = home.join("registry/src");
-        let mut files = Vec::new();
-        let mut dirs = vec![root.clone()];
-        while let Some(dir) = dirs.pop() {
-            let Ok(entries) = std::fs::read_dir(&dir) else { continue };
-            let mut entries: Vec<_> = entries.flatten().collect();
-            entries.sort_by_key(std::fs::DirEntry::file_name);
-            for entry in entries {
-                let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
-                if meta.is_dir() {
-                    dirs.push(entry.path());
-                } else if meta.is_file() && meta.len() <= FILE_LEN_MAX && files.len() < FILES {
-                    files.push(entry.path());
-                }
-            }
+        let mut files = files_below(&root);
+        if files.len() < FILES_MIN {
+            // A build unpacks what this target needs; the lock file names more.
+            let fetch = std::process::Command::new(env!("CARGO"))
+                .args(["fetch", "--locked", "--manifest-path"])
+                .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+                .status();
+            assert!(fetch.expect("cargo starts").success(), "cargo fetch failed");
+            files = files_below(&root);
         }
         assert!(files.len() >= FILES_MIN, "{} holds only {} files", root.display(), files.len());
         Corpus { root, files }
@@ -56,6 +51,26 @@ impl Corpus {
     fn value(&self, at: usize) -> Bytes {
         std::fs::read(&self.files[at]).expect("the file is readable").into()
     }
+}
+
+/// Up to [`FILES`] files of at most [`FILE_LEN_MAX`] bytes, always the same ones of the same tree.
+fn files_below(root: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        let Ok(entries) = std::fs::read_dir(&dir) else { continue };
+        let mut entries: Vec<_> = entries.flatten().collect();
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let Ok(meta) = std::fs::symlink_metadata(entry.path()) else { continue };
+            if meta.is_dir() {
+                dirs.push(entry.path());
+            } else if meta.is_file() && meta.len() <= FILE_LEN_MAX && files.len() < FILES {
+                files.push(entry.path());
+            }
+        }
+    }
+    files
 }
 
 /// Writes one file until it is acknowledged; how often that was not known at once.
