@@ -19,6 +19,9 @@ use crate::net::link::{CallError, Link, OpenError, hello};
 use crate::net::message::{Context, Get, GetReply, Message, Put, PutOutcome, PutReply, Quorum, Refusal};
 use crate::types::{Key, Mono, Namespace, WriteId};
 
+/// Pause before a read is tried again: where every address refuses at once, the next try would too.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
 /// Why an operation has no result, by what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
@@ -84,9 +87,11 @@ impl Client {
                 Ok(reply) => return Ok(reply),
                 Err(CallError::Refused(refusal)) => return Err(ClientError::Refused(refusal)),
                 Err(CallError::NotSent(reason) | CallError::MaybeDelivered(reason)) => {
-                    if self.now() >= deadline {
+                    let again = self.now() + RETRY_PAUSE;
+                    if again >= deadline {
                         return Err(ClientError::Unreachable(reason));
                     }
+                    self.clock.sleep_until(again.since_origin()).await;
                 }
             }
         }

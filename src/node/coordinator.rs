@@ -85,22 +85,26 @@ impl Node {
                 }
             })?;
 
+        let (namespace, key, write_id) = (put.namespace, put.key.clone(), put.write_id);
+        // Kept for the case that this node's copy turns out damaged; values are shared, not copied.
+        let elsewhere = (!put.forwarded).then(|| put.clone());
         let content = put.value.map_or(Content::Tombstone, Content::Value);
-        let write = Write { write_id: put.write_id, content, meta: put.meta, expires_at: put.expires_at };
+        let write = Write { write_id, content, meta: put.meta, expires_at: put.expires_at };
         let (answer, answered) = oneshot::channel();
         let driver = PutDriver {
             node: inner.clone(),
-            namespace: put.namespace,
-            key: put.key.clone(),
+            namespace,
+            key: key.clone(),
             request,
             write: Some((over, write)),
             applied: None,
+            local_durable: false,
             refusal: None,
             answer: Some(answer),
         };
         tokio::spawn(driver.drive(machine, actions));
         // The driver always answers; if it panicked, what happened is not known.
-        let (outcome, applied) = answered.await.unwrap_or_else(|_| {
+        let (mut outcome, applied) = answered.await.unwrap_or_else(|_| {
             let unknown = PutOutcome::Unknown {
                 have: 0,
                 need: w,
@@ -109,7 +113,19 @@ impl Node {
             };
             (Ok(unknown), None)
         });
-        self.put_reply(put.namespace, &put.key, put.write_id, outcome?, applied)
+        if let Some(put) = elsewhere
+            && matches!(&outcome, Err(refusal) if refusal.code == RefusalCode::Corrupt)
+        {
+            // No dot was made here, and a record that cannot be read is not an absent one.
+            for primary in list.primaries().filter(|node| *node != inner.id) {
+                match self.forward(primary, &put, request).await {
+                    Some(Err(refusal)) if refusal.code == RefusalCode::Corrupt => outcome = Err(refusal),
+                    Some(forwarded) => return forwarded,
+                    None => {}
+                }
+            }
+        }
+        self.put_reply(namespace, &key, write_id, outcome?, applied)
     }
 
     /// Reads a key's record at R, and repairs who is behind.
@@ -452,6 +468,7 @@ struct PutDriver {
     request: Request,
     write: Option<(Over, Write)>,
     applied: Option<(Table, Record, PutDone)>,
+    local_durable: bool,
     refusal: Option<Refusal>,
     answer: Option<oneshot::Sender<PutAnswer>>,
 }
@@ -496,7 +513,10 @@ impl PutDriver {
             }
             let Some(result) = pending.next().await else { return };
             let event = match result {
-                PutResult::Event(event) => event,
+                PutResult::Event(event) => {
+                    self.local_durable |= event == PutEvent::LocalDurable;
+                    event
+                }
                 PutResult::Local(table, Ok(applied)) => {
                     let durable = self.wait_durable(applied.position);
                     pending.push(durable);
@@ -564,7 +584,11 @@ impl PutDriver {
             (PutOutcome::NotApplied, Some(refusal)) => Err(refusal),
             (outcome, _) => Ok(outcome),
         };
-        let applied = self.applied.as_ref().map(|(_, record, done)| (record.clone(), done.clone()));
+        // What stands beside the write in this node's copy went to the replicas with it, so whoever has acked
+        // holds that too. Without W acks only this node's own disk vouches for it (P6).
+        let vouched = self.local_durable || matches!(outcome, Ok(PutOutcome::Applied(_)));
+        let applied = self.applied.as_ref().filter(|_| vouched);
+        let applied = applied.map(|(_, record, done)| (record.clone(), done.clone()));
         let _ = asker.send((outcome, applied));
     }
 }

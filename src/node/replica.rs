@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{Inner, Node, Request};
 use crate::dynamo::get::ReplicaFailure;
-use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
+use crate::dynamo::version::{LocalCopy, LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
     Fetch, FetchReply, Hello, Message, Put, Refusal, RefusalCode, Store, StoreReply, Welcome,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
-use crate::storage::{Change, LogPosition, Slot, StorageError, Table};
+use crate::storage::{Change, Entry, LogPosition, Slot, StorageError, Table};
 use crate::types::{Key, Namespace, NodeId};
 
 /// What a put overwrites, owned.
@@ -101,9 +101,7 @@ impl Inner {
         targets: &[NodeId],
         record: &Record,
     ) -> Result<(), StorageError> {
-        let (ahead, position) = self
-            .store
-            .update(slot, |entry| {
+        let merged = self.store.update(slot, |entry| {
                 let known = entry.targets.len();
                 entry.add_targets(targets);
                 let done = entry.copy.merge(&self.mint(), record);
@@ -113,8 +111,20 @@ impl Inner {
                 }
                 let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
                 (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
-            })
-            .await?;
+            });
+        let (ahead, position) = match merged.await {
+            Ok(merged) => merged,
+            Err(StorageError::Corrupt(_)) => {
+                let mut entry = Entry { copy: LocalCopy::of(record.clone()), ..Entry::default() };
+                entry.add_targets(targets);
+                match self.store.replace_damaged(slot, entry).await? {
+                    Some(position) => (false, position),
+                    // Another repair was faster; merge into what it wrote.
+                    None => return Box::pin(self.store_own(slot, targets, record)).await,
+                }
+            }
+            Err(error) => return Err(error),
+        };
         if ahead {
             self.renew_incarnation();
         }

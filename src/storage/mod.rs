@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, watch};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dynamo::version::LocalCopy;
@@ -331,18 +331,36 @@ impl Store {
         slot: &Slot,
         change: impl FnOnce(&mut Entry) -> (Change, R),
     ) -> Result<(R, LogPosition), StorageError> {
-        let hash = xxh3_64(slot.key.as_bytes());
-        let stripe = usize::try_from(hash % LOCKS as u64).expect("less than LOCKS");
-        let _locked = self.inner.locks[stripe].lock().await;
+        let _locked = self.inner.lock_key(slot).await;
         let (mut entry, standing) = self.inner.load(slot).await?.unwrap_or_default();
         // Looked at before a dot is made: a latched store must refuse, not append.
-        if let Synced::Failed(reason) = &*self.inner.synced.borrow() {
-            return Err(StorageError::Latched(reason.clone()));
-        }
+        self.inner.check_latch()?;
         let (change, value) = change(&mut entry);
         match change {
             Change::Keep => Ok((value, standing)),
             Change::Write => Ok((value, self.inner.enqueue(slot, entry)?)),
+        }
+    }
+
+    /// Writes an entry over one that cannot be read back. The damaged copy is lost with its local header, so the
+    /// new one must come without one ([`LocalCopy::of`]): its actor has ended.
+    ///
+    /// # Errors
+    /// As [`Store::update`]. `None` when the entry can be read after all: nothing was changed.
+    pub async fn replace_damaged(
+        &self,
+        slot: &Slot,
+        entry: Entry,
+    ) -> Result<Option<LogPosition>, StorageError> {
+        let _locked = self.inner.lock_key(slot).await;
+        match self.inner.load(slot).await {
+            Err(StorageError::Corrupt(what)) => {
+                tracing::warn!(key = %slot.key, what, "a damaged copy is replaced by what peers hold");
+                self.inner.check_latch()?;
+                self.inner.enqueue(slot, entry).map(Some)
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(None),
         }
     }
 
@@ -409,6 +427,19 @@ impl Store {
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_latch(&self) -> Result<(), StorageError> {
+        match &*self.synced.borrow() {
+            Synced::Failed(reason) => Err(StorageError::Latched(reason.clone())),
+            Synced::UpTo(_) => Ok(()),
+        }
+    }
+
+    async fn lock_key(&self, slot: &Slot) -> AsyncMutexGuard<'_, ()> {
+        let hash = xxh3_64(slot.key.as_bytes());
+        let stripe = usize::try_from(hash % LOCKS as u64).expect("less than LOCKS");
+        self.locks[stripe].lock().await
     }
 
     /// The entry and the position behind it.
