@@ -21,6 +21,7 @@
 //! | module | what it is | what is absent from it |
 //! |---|---|---|
 //! | [`types`] | ids, keys, the two kinds of time | everything else |
+//! | [`sync`] | a value to wait on, without chance | everything else |
 //! | [`dynamo`] | the paper as pure code; its own page maps §4.1–4.8 to files | tokio, clocks, randomness, I/O, hash-map order |
 //! | [`io`] | the seams `Net`, `Disk`, `Clock` and their real implementations | anything of ours; it knows no key, node or frame |
 //! | [`storage`] | one entry a key, durable when it says so | the network, quorums, wall clocks |
@@ -74,6 +75,7 @@ pub mod net;
 pub mod node;
 pub mod server;
 pub mod storage;
+pub mod sync;
 pub mod types;
 
 #[cfg(not(madsim))]

@@ -13,13 +13,14 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 /// What each top-level module may import, as path prefixes. A module that is missing here fails the test.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("types", &[]),
+    ("sync", &[]),
     ("error", &["types"]),
     ("config", &["types", "error"]),
     ("dynamo", &["types"]),
     ("io", &[]),
-    ("net", &["types", "dynamo", "io"]),
-    ("storage", &["types", "dynamo", "io", "net::codec", "net::envelope"]),
-    ("node", &["types", "dynamo", "storage", "net", "io", "error", "config"]),
+    ("net", &["types", "sync", "dynamo", "io"]),
+    ("storage", &["types", "sync", "dynamo", "io", "net::codec", "net::envelope"]),
+    ("node", &["types", "sync", "dynamo", "storage", "net", "io", "error", "config"]),
     ("server", &["node", "net", "types", "dynamo", "io", "error", "config"]),
     ("gateway", &["node", "net", "types", "dynamo", "io", "error", "config"]),
     ("client", &["types", "net", "io", "dynamo::version", "dynamo::layout", "error"]),
@@ -29,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that run under the simulator as they are.
-const NODE_CODE: &[&str] = &["dynamo", "storage", "net", "node", "server", "client"];
+const NODE_CODE: &[&str] = &["sync", "dynamo", "storage", "net", "node", "server", "client"];
 
 /// What node code does not do: a name, or a path any part of which is these names in a row.
 const BANNED_IN_NODE_CODE: &[&str] = &[
@@ -46,6 +47,7 @@ const BANNED_IN_NODE_CODE: &[&str] = &[
     "rand::rng",
     "rand::random",
     "tokio::fs",
+    "sync::watch",
 ];
 
 /// What the pure core does not do besides.

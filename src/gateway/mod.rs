@@ -35,7 +35,7 @@ const REPLICAS: HeaderName = HeaderName::from_static("x-ringdove-replicas");
 /// # Errors
 /// When the listening socket is lost.
 pub async fn serve_rest(node: Node, listener: tokio::net::TcpListener) -> std::io::Result<()> {
-    let mut stop = node.stopping();
+    let stop = node.stopping();
     let limit = DefaultBodyLimit::max(node.config().value_len_max + 1);
     let routes = Router::new()
         .route("/kv/{key}", get(read).put(write).delete(remove))
@@ -44,7 +44,7 @@ pub async fn serve_rest(node: Node, listener: tokio::net::TcpListener) -> std::i
         .with_state(node);
     axum::serve(listener, routes)
         .with_graceful_shutdown(async move {
-            let _ = stop.wait_for(|stop| *stop).await;
+            stop.wait_for(|stop| stop.then_some(())).await;
         })
         .await
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::select;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead, VERSION};
 use super::frame::{read_frame, write_frames};
@@ -107,7 +107,8 @@ pub struct Link {
     shared: Arc<Shared>,
     request_next: AtomicU64,
     welcome: Welcome,
-    _closing: watch::Sender<()>,
+    /// Dropped with the link, which ends its reading task.
+    _closing: oneshot::Sender<()>,
 }
 
 /// Takes a request out of the waiting list when its caller goes away.
@@ -168,7 +169,7 @@ impl Link {
     fn start(stream: Stream, clock: &Arc<dyn Clock>, welcome: Welcome) -> Link {
         let shared = Arc::new(Shared::default());
         let (queue, queued) = mpsc::channel(QUEUE_LEN);
-        let (closing, mut closed) = watch::channel(());
+        let (closing, mut closed) = oneshot::channel::<()>();
         let Stream { mut reader, writer, .. } = stream;
 
         let (state, timer) = (shared.clone(), clock.clone());
@@ -181,7 +182,7 @@ impl Link {
             loop {
                 let read = select! {
                     biased;
-                    _ = closed.changed() => break,
+                    _ = &mut closed => break,
                     read = read_frame(reader.as_mut(), FRAME_LEN_MAX) => read,
                 };
                 let Ok(Some(frame)) = read else { break };

@@ -11,13 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::select;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead, VERSION};
 use super::frame::{read_frame, write_frames};
 use super::link::HANDSHAKE_LEN_MAX;
 use super::message::{Hello, MAGIC, Message, Refusal, RefusalCode, Welcome, kind_name};
 use crate::io::{BoxFuture, Clock, Listener, Stream};
+use crate::sync::Watched;
 
 /// What a port does.
 pub trait Service: Send + Sync + 'static {
@@ -64,13 +65,13 @@ impl Default for Limits {
 /// Pause after a failed accept: with no file descriptor left the next try would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until `stop` changes, then waits until those that are open have drained.
+/// Accepts connections until `stop` is true, then waits until those that are open have drained.
 pub async fn serve(
     mut listener: Box<dyn Listener>,
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
     limits: Limits,
-    mut stop: watch::Receiver<bool>,
+    stop: Arc<Watched<bool>>,
 ) {
     let open = Arc::new(AtomicUsize::new(0));
     // Every connection holds a sender; the receiver sees the end once all are gone.
@@ -78,7 +79,7 @@ pub async fn serve(
     loop {
         let accepted = select! {
             biased;
-            _ = stop.changed() => break,
+            () = stopped(&stop) => break,
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
@@ -111,11 +112,15 @@ pub async fn serve(
     let _ = all_gone.recv().await;
 }
 
+async fn stopped(stop: &Watched<bool>) {
+    stop.wait_for(|stop| stop.then_some(())).await;
+}
+
 struct Connection {
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
     limits: Limits,
-    stop: watch::Receiver<bool>,
+    stop: Arc<Watched<bool>>,
     full: bool,
 }
 
@@ -132,7 +137,7 @@ impl Connection {
 
         let Stream { mut reader, writer, .. } = stream;
         let (queue, queued) = mpsc::channel::<Bytes>(self.limits.in_flight_max);
-        let (dead, mut died) = watch::channel(());
+        let (dead, mut died) = oneshot::channel::<()>();
         let (timer, stall_after) = (self.clock.clone(), self.limits.stall_after);
         tokio::spawn(async move {
             let _dead = dead; // dropped when writing ends, for whatever reason
@@ -144,8 +149,8 @@ impl Connection {
             let Ok(permit) = permits.clone().acquire_owned().await else { break Ok(()) };
             let request = select! {
                 biased;
-                _ = self.stop.changed() => break Ok(()),
-                _ = died.changed() => break Err("the other side takes no answers".to_owned()),
+                () = stopped(&self.stop) => break Ok(()),
+                _ = &mut died => return Err("the other side takes no answers".to_owned()),
                 read = read_frame(reader.as_mut(), self.limits.frame_len_max) => read,
             };
             let request = match request {
@@ -173,7 +178,7 @@ impl Connection {
         select! {
             biased;
             _ = permits.acquire_many(all) => {}
-            _ = died.changed() => {}
+            _ = &mut died => {}
             () = clock.sleep_until(clock.mono() + self.limits.drain) => {}
         }
         ended

@@ -19,7 +19,6 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use tokio::select;
-use tokio::sync::watch;
 
 use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
 use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
@@ -32,6 +31,7 @@ use crate::net::message::{AuthMethod, Hello, Refusal, RefusalCode, Welcome};
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
 use crate::storage::{Recovery, StorageError, Store, directory};
+use crate::sync::Watched;
 use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
 };
@@ -124,7 +124,7 @@ pub(crate) struct Inner {
     layouts: Mutex<Layouts>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
-    stop: watch::Sender<bool>,
+    stop: Arc<Watched<bool>>,
 }
 
 /// The layouts a node goes by, with the preference lists made from them so far: one costs a walk along the ring.
@@ -201,7 +201,7 @@ impl Node {
             layouts: Mutex::new(Layouts::new(history)),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
-            stop: watch::Sender::new(false),
+            stop: Arc::new(Watched::new(false)),
         };
         Ok((Node { inner: Arc::new(inner) }, recovery))
     }
@@ -219,10 +219,10 @@ impl Node {
         let inner = &self.inner;
         let service = Arc::new(replica::PeerService::new(inner.clone()));
         let peers =
-            serve(peer_port, service, inner.io.clock.clone(), inner.config.limits, inner.stop.subscribe());
+            serve(peer_port, service, inner.io.clock.clone(), inner.config.limits, inner.stop.clone());
         let failed = async {
             let reason = inner.store.failed().await;
-            inner.stop.send_replace(true);
+            inner.stop.set(true);
             reason
         };
         let served = async { tokio::join!(peers, clients) };
@@ -244,12 +244,12 @@ impl Node {
 
     /// Tells the node to stop: no new connection is taken, what is in flight may end.
     pub fn stop(&self) {
-        self.inner.stop.send_replace(true);
+        self.inner.stop.set(true);
     }
 
-    /// Changes to true when the node is to stop.
-    pub fn stopping(&self) -> watch::Receiver<bool> {
-        self.inner.stop.subscribe()
+    /// Becomes true when the node is to stop.
+    pub fn stopping(&self) -> Arc<Watched<bool>> {
+        self.inner.stop.clone()
     }
 
     /// The node's id.

@@ -29,13 +29,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, watch};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dynamo::version::LocalCopy;
 use crate::io::{DirLock, Disk, File};
 use crate::net::codec::{self, CodecError};
 use crate::net::envelope::{self, PREFIX_LEN};
+use crate::sync::Watched;
 use crate::types::{Incarnation, Key, Namespace, NodeId, PartitionId};
 
 pub mod directory;
@@ -197,11 +198,11 @@ struct Inner {
     path: String,
     state: Mutex<State>,
     work: Notify,
-    synced: watch::Sender<Synced>,
+    synced: Watched<Synced>,
     locks: Vec<AsyncMutex<()>>,
     /// Given back by `close`, when the appender has ended.
     lock: Mutex<Option<Box<dyn DirLock>>>,
-    ended: watch::Sender<bool>,
+    ended: Watched<bool>,
 }
 
 /// The store of one node. Cheap to clone; the last clone's appender ends after [`Store::close`].
@@ -290,10 +291,10 @@ impl Store {
             path: path.display().to_string(),
             state: Mutex::new(state),
             work: Notify::new(),
-            synced: watch::Sender::new(Synced::UpTo(LogPosition(end_after))),
+            synced: Watched::new(Synced::UpTo(LogPosition(end_after))),
             locks: (0..LOCKS).map(|_| AsyncMutex::new(())).collect(),
             lock: Mutex::new(Some(lock)),
-            ended: watch::Sender::new(false),
+            ended: Watched::new(false),
         };
         Ok((inner, recovery))
     }
@@ -303,7 +304,7 @@ impl Store {
         let appender = inner.clone();
         tokio::spawn(async move {
             appender.append().await;
-            appender.ended.send_replace(true);
+            appender.ended.set(true);
         });
         Store { inner }
     }
@@ -369,30 +370,21 @@ impl Store {
     /// # Errors
     /// `Latched` when it never will be, as far as this process can know.
     pub async fn wait_synced(&self, position: LogPosition) -> Result<(), StorageError> {
-        let mut synced = self.inner.synced.subscribe();
-        loop {
-            match &*synced.borrow_and_update() {
-                Synced::UpTo(durable) if *durable >= position => return Ok(()),
-                Synced::UpTo(_) => {}
-                Synced::Failed(reason) => return Err(StorageError::Latched(reason.clone())),
-            }
-            if synced.changed().await.is_err() {
-                return Err(StorageError::Latched("the store was closed".to_owned()));
-            }
-        }
+        let durable = |synced: &Synced| match synced {
+            Synced::UpTo(durable) if *durable >= position => Some(Ok(())),
+            Synced::UpTo(_) => None,
+            Synced::Failed(reason) => Some(Err(StorageError::Latched(reason.clone()))),
+        };
+        self.inner.synced.wait_for(durable).await
     }
 
     /// Waits until the store has latched: a write or sync failed. Never returns while all is well.
     pub async fn failed(&self) -> String {
-        let mut synced = self.inner.synced.subscribe();
-        loop {
-            if let Synced::Failed(reason) = &*synced.borrow_and_update() {
-                return reason.clone();
-            }
-            if synced.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        let failed = |synced: &Synced| match synced {
+            Synced::Failed(reason) => Some(reason.clone()),
+            Synced::UpTo(_) => None,
+        };
+        self.inner.synced.wait_for(failed).await
     }
 
     /// Keys in a table.
@@ -418,7 +410,7 @@ impl Store {
         };
         self.inner.work.notify_one();
         let synced = self.wait_synced(end).await;
-        let _ = self.inner.ended.subscribe().wait_for(|ended| *ended).await;
+        self.inner.ended.wait_for(|ended| ended.then_some(())).await;
         self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
         synced
     }
@@ -430,8 +422,8 @@ impl Inner {
     }
 
     fn check_latch(&self) -> Result<(), StorageError> {
-        match &*self.synced.borrow() {
-            Synced::Failed(reason) => Err(StorageError::Latched(reason.clone())),
+        match self.synced.get() {
+            Synced::Failed(reason) => Err(StorageError::Latched(reason)),
             Synced::UpTo(_) => Ok(()),
         }
     }
@@ -509,11 +501,11 @@ impl Inner {
             match written.await {
                 Ok(()) => {
                     self.state().writing = Run::default();
-                    self.synced.send_replace(Synced::UpTo(end));
+                    self.synced.set(Synced::UpTo(end));
                 }
                 Err(error) => {
                     tracing::error!(path = self.path, %error, "write failed: nothing more is acknowledged");
-                    self.synced.send_replace(Synced::Failed(error.to_string()));
+                    self.synced.set(Synced::Failed(error.to_string()));
                     return;
                 }
             }
