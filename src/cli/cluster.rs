@@ -97,7 +97,10 @@ fn announce(args: &Args, running: &[Running]) {
         "  curl -X PUT --data 'coo' http://{0}/kv/dove && curl http://{0}/kv/dove",
         first.rest_addr
     ));
-    say(&format!("  ringdove get --addr {} dove", first.client_addr));
+    // As it was called: `cargo run` leaves the program in the target folder.
+    let program = std::env::args().next().unwrap_or_else(|| "ringdove".to_owned());
+    say(&format!("  {program} put --addr {} dove coo", first.client_addr));
+    say(&format!("  {program} get --addr {} dove", first.client_addr));
     say("Ctrl-C stops them all.");
 }
 
@@ -158,7 +161,8 @@ async fn make(args: &Args, disk: &RealDisk, dir_of: impl Fn(u64) -> PathBuf) -> 
     let replicas = args.replicas.min(u32::from(args.nodes));
     let layout = Layout::first(partitions, replicas, members).map_err(|error| error.to_string())?;
     let descriptor = ClusterDescriptor::new(partitions, replicas, &random);
-    for member in layout.members() {
+    // The first node's directory comes last: it says that all of them are made.
+    for member in layout.members().iter().rev() {
         let meta = NodeMeta {
             format: FORMAT,
             node: member.id,
@@ -178,9 +182,20 @@ fn rest_addr_of(member: &Member) -> String {
     format!("127.0.0.1:{port}")
 }
 
+/// A free port below the range from which systems take the ports of outgoing connections: one of that range
+/// may be taken between this look and the node's start.
 fn free_addr() -> Result<String, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| format!("no free port: {error}"))?;
-    listener.local_addr().map(|addr| addr.to_string()).map_err(|error| error.to_string())
+    const TRIES: usize = 200;
+    for _ in 0..TRIES {
+        let mut random = [0; 2];
+        let filled = rand::rngs::SysRng.try_fill_bytes(&mut random);
+        filled.map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        let addr = format!("127.0.0.1:{}", 10_000 + u16::from_le_bytes(random) % 20_000);
+        if TcpListener::bind(&addr).is_ok() {
+            return Ok(addr);
+        }
+    }
+    Err(format!("no free port found in {TRIES} tries between 10000 and 30000: give one with --port"))
 }
 
 fn check_free(addr: &str) -> Result<(), String> {
