@@ -24,24 +24,26 @@
 //!
 //! Kinder than TCP: an acknowledgement costs nothing and crosses a one-way cut, so a sender whose bytes arrive
 //! never stalls; retransmission is immediate at the heal; a lone connection never breaks by itself.
+//!
+//! Here are the handles that a host's program holds, each with the life that made it. The state they act on, and
+//! the way of a segment, is in `wires`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use rand::RngExt;
 use ringdove::io::{BoxFuture, Listener, Net, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::seed;
-use crate::timers::{TimerId, Timers};
-use crate::trace::Trace;
 use crate::world::Life;
+
+mod wires;
+
+pub use wires::Network;
+
+use wires::{Conn, Listening, Segment, Side, State, Wires, close, free_addr, host_of};
 
 /// Times and sizes of the network.
 #[derive(Debug, Clone)]
@@ -73,500 +75,8 @@ impl Default for NetTimes {
     }
 }
 
-/// First port that is given out where the caller asked for none.
-const FIRST_FREE_PORT: u16 = 40_000;
-
-#[derive(Debug)]
-enum Segment {
-    Syn,
-    SynAck,
-    Refuse,
-    Data(Bytes),
-    Fin,
-    Reset,
-}
-
-/// How one side of a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The client, before the answer to its SYN; the server, before the SYN came.
-    Connecting,
-    Open,
-    /// Nobody listened: the client's `connect` fails.
-    Refused,
-    /// Ended by the other side; reads fail once the inbox is empty.
-    Reset,
-    /// Both halves dropped, or the life is over. Whatever arrives is answered with a reset.
-    Closed,
-}
-
-struct Side {
-    host: String,
-    addr: String,
-    state: State,
-    reader_dropped: bool,
-    writer_dropped: bool,
-    /// Shut down for writing: a FIN is on the way or there.
-    finished: bool,
-    inbox: VecDeque<Bytes>,
-    inbox_bytes: usize,
-    /// The other side's FIN has arrived.
-    ended: bool,
-    read_waker: Option<Waker>,
-    write_waker: Option<Waker>,
-}
-
-impl Side {
-    fn new(host: &str, addr: String) -> Side {
-        Side {
-            host: host.to_owned(),
-            addr,
-            state: State::Connecting,
-            reader_dropped: false,
-            writer_dropped: false,
-            finished: false,
-            inbox: VecDeque::new(),
-            inbox_bytes: 0,
-            ended: false,
-            read_waker: None,
-            write_waker: None,
-        }
-    }
-}
-
-/// The segments on the way in one direction.
-#[derive(Default)]
-struct Pipe {
-    segments: VecDeque<(Duration, Segment)>,
-    bytes: usize,
-    /// For the first segment; none while that segment is held back.
-    timer: Option<TimerId>,
-}
-
-/// `sides[0]` is the client. `pipes[i]` leads from side `i` to the other.
-struct Conn {
-    sides: [Side; 2],
-    pipes: [Pipe; 2],
-}
-
-#[derive(Default)]
-struct Listening {
-    backlog: VecDeque<u64>,
-    waker: Option<Waker>,
-    /// Tells a listener from a later one on the same address.
-    id: u64,
-}
-
-#[derive(Default)]
-struct HostState {
-    on: bool,
-    next_port: u16,
-}
-
-struct Wires {
-    hosts: BTreeMap<String, HostState>,
-    listening: BTreeMap<String, Listening>,
-    conns: BTreeMap<u64, Conn>,
-    cuts: BTreeSet<(String, String)>,
-    links: BTreeMap<(String, String), seed::Stream>,
-    next_conn: u64,
-    next_listener: u64,
-    /// To be woken once the lock is given back.
-    woken: Vec<Waker>,
-}
-
-struct Shared {
-    seed: u64,
-    times: NetTimes,
-    timers: Timers,
-    trace: Trace,
-    wires: Mutex<Wires>,
-}
-
-/// The network of one run: all hosts, links and connections. Clones share it.
-#[derive(Clone)]
-pub struct Network(Arc<Shared>);
-
-/// Wakes what was marked, after the lock is gone: a waker may run code of ours.
-struct Locked<'a>(Option<MutexGuard<'a, Wires>>);
-
-impl std::ops::Deref for Locked<'_> {
-    type Target = Wires;
-    fn deref(&self) -> &Wires {
-        self.0.as_ref().expect("held until dropped")
-    }
-}
-
-impl std::ops::DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Wires {
-        self.0.as_mut().expect("held until dropped")
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        let woken = std::mem::take(&mut self.woken);
-        self.0 = None;
-        woken.into_iter().for_each(Waker::wake);
-    }
-}
-
-fn host_of(addr: &str) -> io::Result<(&str, u16)> {
-    let malformed = || io::Error::new(ErrorKind::InvalidInput, format!("{addr:?} is not host:port"));
-    let (host, port) = addr.rsplit_once(':').ok_or_else(malformed)?;
-    if host.is_empty() {
-        return Err(malformed());
-    }
-    Ok((host, port.parse().map_err(|_| malformed())?))
-}
-
 fn aborted() -> io::Error {
     io::Error::new(ErrorKind::ConnectionAborted, "the host's life that made this handle is over")
-}
-
-impl Network {
-    pub(crate) fn new(seed: u64, times: NetTimes, timers: Timers, trace: Trace) -> Network {
-        let wires = Wires {
-            hosts: BTreeMap::new(),
-            listening: BTreeMap::new(),
-            conns: BTreeMap::new(),
-            cuts: BTreeSet::new(),
-            links: BTreeMap::new(),
-            next_conn: 0,
-            next_listener: 0,
-            woken: Vec::new(),
-        };
-        Network(Arc::new(Shared { seed, times, timers, trace, wires: Mutex::new(wires) }))
-    }
-
-    fn lock(&self) -> Locked<'_> {
-        Locked(Some(self.0.wires.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-
-    fn record(&self, host: &str, kind: &str, payload: impl std::fmt::Display) {
-        self.0.trace.record(self.0.timers.now(), host, kind, payload);
-    }
-
-    pub(crate) fn power_on(&self, host: &str) {
-        let mut wires = self.lock();
-        let state = wires.hosts.entry(host.to_owned()).or_default();
-        state.on = true;
-        if state.next_port == 0 {
-            state.next_port = FIRST_FREE_PORT;
-        }
-        self.resume(&mut wires);
-    }
-
-    /// The host's process is gone. With `power` also the host: what it had sent is lost and it answers nothing.
-    pub(crate) fn end_of_life(&self, host: &str, power: bool) {
-        let mut wires = self.lock();
-        if power && let Some(state) = wires.hosts.get_mut(host) {
-            state.on = false;
-        }
-        wires.listening.retain(|addr, _| host_of(addr).is_ok_and(|(of, _)| of != host));
-        let ids: Vec<u64> = wires.conns.keys().copied().collect();
-        for id in ids {
-            for side in 0..2 {
-                let Some(conn) = wires.conns.get_mut(&id) else { break };
-                if conn.sides[side].host != host {
-                    continue;
-                }
-                if power {
-                    let pipe = &mut conn.pipes[side];
-                    if let Some(timer) = pipe.timer.take() {
-                        self.0.timers.cancel(timer);
-                    }
-                    *pipe = Pipe::default();
-                }
-                let before = conn.sides[side].state;
-                let unheard = side == 1 && before == State::Connecting;
-                if unheard || before == State::Closed {
-                    continue; // a SYN on the way finds the next life; a closed socket is the kernel's
-                }
-                close(&mut conn.sides[side]);
-                if before == State::Open && !power {
-                    self.send(&mut wires, id, side, Segment::Reset);
-                }
-                self.sweep(&mut wires, id);
-            }
-        }
-    }
-
-    /// Holds back everything from `from` to `to` until it is healed. The other direction is not touched.
-    pub fn cut(&self, from: &str, to: &str) {
-        self.record(from, "cut", to);
-        self.lock().cuts.insert((from.to_owned(), to.to_owned()));
-    }
-
-    /// Lets through again, in order, what waits from `from` to `to`.
-    pub fn heal(&self, from: &str, to: &str) {
-        self.record(from, "heal", to);
-        let mut wires = self.lock();
-        wires.cuts.remove(&(from.to_owned(), to.to_owned()));
-        self.resume(&mut wires);
-    }
-
-    /// Cuts both directions between two hosts.
-    pub fn cut_both(&self, a: &str, b: &str) {
-        self.cut(a, b);
-        self.cut(b, a);
-    }
-
-    /// Heals both directions between two hosts.
-    pub fn heal_both(&self, a: &str, b: &str) {
-        self.heal(a, b);
-        self.heal(b, a);
-    }
-
-    /// Heals every link.
-    pub fn heal_all(&self) {
-        let cuts: Vec<(String, String)> = self.lock().cuts.iter().cloned().collect();
-        for (from, to) in cuts {
-            self.heal(&from, &to);
-        }
-    }
-
-    /// Connections that either side still knows, and segments on the way: both zero when nothing leaks.
-    pub fn usage(&self) -> (usize, usize) {
-        let wires = self.lock();
-        let segments = wires.conns.values().flat_map(|c| &c.pipes).map(|p| p.segments.len()).sum();
-        (wires.conns.len(), segments)
-    }
-
-    /// Forgets everything, for the end of a run.
-    pub(crate) fn clear(&self) {
-        let mut wires = self.lock();
-        let conns = std::mem::take(&mut wires.conns);
-        let listening = std::mem::take(&mut wires.listening);
-        drop(wires);
-        drop((conns, listening));
-    }
-
-    /// Sets the timers of all first segments again that were held back.
-    fn resume(&self, wires: &mut Wires) {
-        let ids: Vec<u64> = wires.conns.keys().copied().collect();
-        for id in ids {
-            for side in 0..2 {
-                let held = wires
-                    .conns
-                    .get(&id)
-                    .is_some_and(|c| c.pipes[side].timer.is_none() && !c.pipes[side].segments.is_empty());
-                if held {
-                    let due = self.0.timers.now() + self.delay(wires, id, side);
-                    self.arm(wires, id, side, due);
-                }
-            }
-        }
-    }
-
-    fn link<'a>(&self, wires: &'a mut Wires, id: u64, from: usize) -> &'a mut seed::Stream {
-        let (a, b) = {
-            let sides = &wires.conns[&id].sides;
-            (sides[from].host.clone(), sides[1 - from].host.clone())
-        };
-        let run_seed = self.0.seed;
-        wires.links.entry((a, b)).or_insert_with_key(|(a, b)| seed::stream(run_seed, &format!("net/{a}/{b}")))
-    }
-
-    fn delay(&self, wires: &mut Wires, id: u64, from: usize) -> Duration {
-        let times = &self.0.times;
-        let chance = self.link(wires, id, from);
-        let delay = chance.random_range(times.delay.0..=times.delay.1);
-        if chance.random_range(0..times.slow_one_in.max(1)) == 0 { delay * 10 } else { delay }
-    }
-
-    /// How much of `len` bytes a read or write takes: now and then fewer.
-    fn share(&self, wires: &mut Wires, id: u64, from: usize, len: usize) -> usize {
-        let one_in = self.0.times.short_one_in.max(1);
-        let chance = self.link(wires, id, from);
-        if len > 1 && chance.random_range(0..one_in) == 0 { chance.random_range(1..=len) } else { len }
-    }
-
-    /// Puts a segment in line from side `from` to the other.
-    fn send(&self, wires: &mut Wires, id: u64, from: usize, segment: Segment) {
-        let due = self.0.timers.now() + self.delay(wires, id, from);
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let pipe = &mut conn.pipes[from];
-        if let Segment::Data(bytes) = &segment {
-            pipe.bytes += bytes.len();
-        }
-        pipe.segments.push_back((due, segment));
-        if pipe.segments.len() == 1 {
-            self.arm(wires, id, from, due);
-        }
-    }
-
-    fn arm(&self, wires: &mut Wires, id: u64, from: usize, due: Duration) {
-        let net = Arc::downgrade(&self.0);
-        let timer = self.0.timers.at(due, move || Network::due(&net, id, from));
-        if let Some(conn) = wires.conns.get_mut(&id) {
-            conn.pipes[from].timer = Some(timer);
-        }
-    }
-
-    /// The first segment of a direction has come to its time.
-    fn due(net: &Weak<Shared>, id: u64, from: usize) {
-        let Some(net) = net.upgrade().map(Network) else { return };
-        let mut wires = net.lock();
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        conn.pipes[from].timer = None;
-        net.deliver(&mut wires, id, from);
-        net.sweep(&mut wires, id);
-    }
-
-    /// Delivers the first segment, if nothing holds it back, and sets the timer of the next.
-    fn deliver(&self, wires: &mut Wires, id: u64, from: usize) {
-        let to = 1 - from;
-        let conn = &wires.conns[&id];
-        let link = (conn.sides[from].host.clone(), conn.sides[to].host.clone());
-        if wires.cuts.contains(&link) || !wires.hosts.get(&link.1).is_some_and(|host| host.on) {
-            return; // `resume` comes back to it
-        }
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let Some((_, segment)) = conn.pipes[from].segments.front() else { return };
-        if let Segment::Data(bytes) = segment {
-            let target = &conn.sides[to];
-            let room = self.0.times.recv_buffer.saturating_sub(target.inbox_bytes);
-            if target.state == State::Open && target.inbox_bytes > 0 && bytes.len() > room {
-                return; // the reader comes back to it
-            }
-        }
-        let Some((_, segment)) = conn.pipes[from].segments.pop_front() else { return };
-        if let Segment::Data(bytes) = &segment {
-            conn.pipes[from].bytes -= bytes.len();
-            let waker = conn.sides[from].write_waker.take();
-            wires.woken.extend(waker);
-        }
-        self.trace_segment(id, &link, &segment);
-        self.arrive(wires, id, to, segment);
-        let next = wires.conns.get(&id).and_then(|conn| conn.pipes[from].segments.front()).map(|next| next.0);
-        if let Some(due) = next {
-            self.arm(wires, id, from, due);
-        }
-    }
-
-    fn trace_segment(&self, id: u64, (from, to): &(String, String), segment: &Segment) {
-        match segment {
-            Segment::Syn => self.record(to, "net-syn", format_args!("c{id} from {from}")),
-            Segment::SynAck => self.record(to, "net-syn-ack", format_args!("c{id} from {from}")),
-            Segment::Refuse => self.record(to, "net-refuse", format_args!("c{id} from {from}")),
-            Segment::Fin => self.record(to, "net-fin", format_args!("c{id} from {from}")),
-            Segment::Reset => self.record(to, "net-reset", format_args!("c{id} from {from}")),
-            Segment::Data(bytes) => {
-                let (len, hash) = (bytes.len(), xxh3_64(bytes));
-                self.record(to, "net-data", format_args!("c{id} from {from} {len} {hash:016x}"));
-            }
-        }
-    }
-
-    /// What a segment does at the side it has reached.
-    fn arrive(&self, wires: &mut Wires, id: u64, to: usize, segment: Segment) {
-        if let Segment::Syn = segment {
-            return self.arrive_syn(wires, id);
-        }
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let side = &mut conn.sides[to];
-        match (segment, side.state) {
-            // Nobody is left: whoever sends to a closed side is told so, unless this was its last word.
-            (Segment::Data(_) | Segment::SynAck, State::Closed) => {
-                return self.send(wires, id, to, Segment::Reset);
-            }
-            (Segment::SynAck, _) => side.state = State::Open,
-            (Segment::Refuse, State::Connecting) => side.state = State::Refused,
-            (Segment::Data(bytes), State::Open) => {
-                side.inbox_bytes += bytes.len();
-                side.inbox.push_back(bytes);
-            }
-            (Segment::Fin, State::Open) => side.ended = true,
-            (Segment::Reset, State::Open | State::Connecting) => side.state = State::Reset,
-            (Segment::Syn | Segment::Data(_) | Segment::Refuse | Segment::Fin | Segment::Reset, _) => return,
-        }
-        wires.woken.extend(conn.sides[to].read_waker.take());
-        // A writer minds only the end of the connection.
-        if conn.sides[to].state != State::Open {
-            wires.woken.extend(conn.sides[to].write_waker.take());
-        }
-    }
-
-    fn arrive_syn(&self, wires: &mut Wires, id: u64) {
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let Some(listening) = wires.listening.get_mut(&conn.sides[1].addr) else {
-            return self.send(wires, id, 1, Segment::Refuse);
-        };
-        if listening.backlog.len() >= self.0.times.backlog {
-            return self.send(wires, id, 1, Segment::Refuse);
-        }
-        conn.sides[1].state = State::Open;
-        listening.backlog.push_back(id);
-        wires.woken.extend(listening.waker.take());
-        self.send(wires, id, 1, Segment::SynAck);
-    }
-
-    /// Forgets a connection that neither side can use and that has no word left to deliver.
-    fn sweep(&self, wires: &mut Wires, id: u64) {
-        let Some(conn) = wires.conns.get(&id) else { return };
-        let ended = |side: &Side| matches!(side.state, State::Closed | State::Refused);
-        // A client that gives up before its SYN was heard leaves nothing behind.
-        let unheard = conn.sides[1].state == State::Connecting;
-        if ended(&conn.sides[0])
-            && (ended(&conn.sides[1]) || unheard)
-            && let Some(conn) = wires.conns.remove(&id)
-        {
-            for timer in conn.pipes.iter().filter_map(|pipe| pipe.timer) {
-                self.0.timers.cancel(timer);
-            }
-        }
-    }
-
-    /// A half of side `side` was dropped, in the life that made it.
-    fn drop_half(&self, id: u64, side: usize, reader: bool) {
-        let mut wires = self.lock();
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let this = &mut conn.sides[side];
-        if reader {
-            this.reader_dropped = true;
-        } else {
-            this.writer_dropped = true;
-        }
-        if this.reader_dropped && this.writer_dropped && this.state != State::Closed {
-            self.hang_up(&mut wires, id, side);
-        }
-    }
-
-    /// Closes a side: FIN, or a reset when bytes were left unread.
-    fn hang_up(&self, wires: &mut Wires, id: u64, side: usize) {
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let this = &mut conn.sides[side];
-        let last = match (this.state, this.inbox_bytes) {
-            (State::Open, 0) if this.finished => None,
-            (State::Open, 0) => Some(Segment::Fin),
-            (State::Open, _) => Some(Segment::Reset),
-            (State::Connecting | State::Refused | State::Reset | State::Closed, _) => None,
-        };
-        close(this);
-        if let Some(last) = last {
-            self.send(wires, id, side, last);
-        }
-        self.sweep(wires, id);
-    }
-
-    fn open_stream(&self, wires: &Wires, id: u64, side: usize, life: &Life) -> Option<Stream> {
-        let conn = wires.conns.get(&id)?;
-        let end = |reader| End { net: self.clone(), id, side, life: life.clone(), reader };
-        Some(Stream {
-            reader: Box::new(Reader(end(true))),
-            writer: Box::new(Writer(end(false))),
-            peer_addr: conn.sides[1 - side].addr.clone(),
-        })
-    }
-}
-
-fn close(side: &mut Side) {
-    side.state = State::Closed;
-    side.inbox.clear();
-    side.inbox_bytes = 0;
-    side.read_waker = None;
-    side.write_waker = None;
 }
 
 /// The network of one life of one host.
@@ -626,19 +136,6 @@ impl SimNet {
     }
 }
 
-/// The next address of the host that nobody listens on.
-fn free_addr(wires: &mut Wires, host: &str) -> io::Result<String> {
-    for _ in FIRST_FREE_PORT..=u16::MAX {
-        let state = wires.hosts.get_mut(host).ok_or(ErrorKind::NotFound)?;
-        let addr = format!("{host}:{}", state.next_port);
-        state.next_port = state.next_port.checked_add(1).unwrap_or(FIRST_FREE_PORT);
-        if !wires.listening.contains_key(&addr) {
-            return Ok(addr);
-        }
-    }
-    Err(ErrorKind::AddrInUse.into())
-}
-
 impl Net for SimNet {
     fn listen<'a>(&'a self, addr: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
         Box::pin(async move { self.bind(addr) })
@@ -675,8 +172,7 @@ impl Future for Dialing {
                 return Poll::Pending;
             }
             // A reset that came right behind the answer shows at the first read, as with TCP.
-            State::Open | State::Reset => net
-                .open_stream(&wires, self.id, 0, &self.life)
+            State::Open | State::Reset => open_stream(&net, &wires, self.id, 0, &self.life)
                 .ok_or_else(|| ErrorKind::ConnectionReset.into()),
             State::Refused | State::Closed => {
                 let id = self.id;
@@ -718,7 +214,7 @@ impl SimListener {
             listening.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        Poll::Ready(self.net.open_stream(&wires, id, 1, &self.life).ok_or_else(aborted))
+        Poll::Ready(open_stream(&self.net, &wires, id, 1, &self.life).ok_or_else(aborted))
     }
 }
 
@@ -772,6 +268,17 @@ impl Drop for End {
 
 struct Reader(End);
 struct Writer(End);
+
+/// The halves of one side of a connection.
+fn open_stream(net: &Network, wires: &Wires, id: u64, side: usize, life: &Life) -> Option<Stream> {
+    let conn = wires.conns.get(&id)?;
+    let end = |reader| End { net: net.clone(), id, side, life: life.clone(), reader };
+    Some(Stream {
+        reader: Box::new(Reader(end(true))),
+        writer: Box::new(Writer(end(false))),
+        peer_addr: conn.sides[1 - side].addr.clone(),
+    })
+}
 
 impl AsyncRead for Reader {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
