@@ -8,13 +8,21 @@
 //! 2. A member's **share** is what it would hold if partitions could be cut: proportional to its capacity, at
 //!    most Q (it holds a partition once), the zones of rule 1 permitting. Where a zone is too small or too
 //!    large for its proportion it takes what rule 1 lets it take and the other zones settle the rest in
-//!    proportion ([`shares`]). A member holds its share rounded down or up, nothing else.
+//!    proportion ([`shares`]). What a member may hold is its **band**:
+//!    - where all capacities are equal, its share rounded down or up, nothing else, so that loads differ by at
+//!      most one wherever zones leave that possible;
+//!    - where they are not, anything within one partition or 5% of its share, whichever is more;
+//!    - in a first layout, and wherever no replica can stay, again the share rounded down or up.
 //! 3. Among the assignments that satisfy 1 and 2, one with the fewest moves from the previous assignment.
+//! 4. Among those, where the band is wider than the rounded share, one that is most even: the least sum of
+//!    load²/share, which is Webster's apportionment as far as replicas that move anyway can bring it about.
 //!
 //! Rules 1 and 2 can always be met together: holding share/Q of every partition satisfies them with fractions,
 //! they are the bounds of a flow (partition → zone of the partition → member → total), and a flow problem with
-//! whole bounds that has a fractional solution has a whole one. For equal capacities the loads differ by at
-//! most one wherever zones leave that possible.
+//! whole bounds that has a fractional solution has a whole one.
+//!
+//! Loads do not drift: the band is around the share under the members of the day, not around earlier loads, and
+//! every layout is inside it, however many changes went before.
 //!
 //! # The algorithm
 //!
@@ -25,9 +33,14 @@
 //! - *Keep and fill.* Each partition keeps the largest part of its previous replicas that rule 1 allows, and
 //!   missing ones go to the relatively emptiest members. No assignment that satisfies rule 1 has fewer moves,
 //!   so the flow is of least cost for the loads it has, and its residual graph has no negative cycle.
-//! - *Even out.* While a member is above its share rounded up, or below it rounded down, send one replica along
-//!   the cheapest path of swaps from a member that must give to one that must take. A cheapest path makes no
-//!   negative cycle, so when all loads are in bounds the flow is optimal: rule 3 holds exactly.
+//! - *Even out.* While a member is outside its band, send one replica along the cheapest path of swaps from a
+//!   member that must give to one that must take. A cheapest path makes no negative cycle, so when all loads are
+//!   in bounds the flow is optimal: rule 3 holds exactly.
+//! - *Level.* While there is a path that costs nothing, from a member that can give to one that can take, and the
+//!   sum of rule 4 gets less by it, take the one by which it gets least. The loads of the assignments that
+//!   satisfy rules 1 to 3 are an M-convex set (they are the ends of cheapest flows), on which a sum of convex
+//!   functions that no exchange of one for one improves is least: rule 4 holds exactly (Murota, *Discrete Convex
+//!   Analysis*, 2003, §6 and §9).
 //!
 //! The residual graph is kept small by looking only at members: the edge u → v weighs the least that any one
 //! partition pays to give its replica on u to v, and `counts` says how many partitions can do it for −1, 0 or 1.
@@ -42,8 +55,8 @@
 //!
 //! # What it does not do
 //!
-//! - It does not trade balance for moves. A rule that let members be 5% or one partition off their share would need a
-//!   few per cent fewer moves (up to 7% in the tests), or one replica fewer for a new member with a small, whole share.
+//! - It does not trade moves for balance. Among unequal capacities a new member gets its share less the slack of the
+//!   band, when that saves moves: one with a share of 100 partitions holds 95, one with a share of 1 may hold none.
 //! - It looks at one previous assignment only, not at older layouts whose transfers are not complete.
 //! - It does not minimise how much data moves *between zones*, or balance who sends.
 //! - A partition counts as one, whatever its size: hashing makes sizes alike, hot keys do not.
@@ -68,14 +81,26 @@ impl ZoneRule {
     }
 }
 
-/// What a member may hold: rule 2. `part / whole` is the exact share.
+/// The fewest and the most partitions that a member may hold: rule 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Share {
-    pub(super) floor: u32,
-    pub(super) ceil: u32,
-    /// The share in 1/65536 of a partition, at least 1; only to rank members while filling.
+struct Band {
+    least: u32,
+    most: u32,
+}
+
+/// A member's share, in the forms that rules 2 and 4 ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    /// Rounded down and up.
+    rounded: Band,
+    /// One partition or 1/[`SLACK_PART`] of the share to either side, whichever is more, at most Q.
+    wide: Band,
+    /// The share in 1/65536 of a partition, at least 1; only to rank members.
     scaled: u64,
 }
+
+/// Which part of its share a member may be off among unequal capacities: 5%.
+const SLACK_PART: u128 = 20;
 
 /// A water level: partitions per unit of capacity, as a fraction.
 #[derive(Debug, Clone, Copy)]
@@ -102,9 +127,18 @@ impl Level {
             (self.num * u128::from(capacity), self.den)
         };
         let narrow = |x: u128| u32::try_from(x).expect("a share is at most Q");
+        let rounded = Band { least: narrow(num / den), most: narrow(num.div_ceil(den)) };
+        // Of the two ways to be off, the one that is more reaches further down, and further up.
+        let one = (num.saturating_sub(den).div_ceil(den), (num + den) / den);
+        let part = SLACK_PART * den;
+        let slack = ((num * (SLACK_PART - 1)).div_ceil(part), num * (SLACK_PART + 1) / part);
+        let wide = Band { least: narrow(one.0.min(slack.0)), most: narrow(one.1.max(slack.1)).min(q) };
+        // So whatever can be met by rounded shares can be met inside the wide band.
+        assert!(wide.least <= rounded.least, "the wide band reaches lower");
+        assert!(wide.most >= rounded.most, "the wide band reaches higher");
         Share {
-            floor: narrow(num / den),
-            ceil: narrow(num.div_ceil(den)),
+            rounded,
+            wide,
             scaled: u64::try_from((num << 16) / den).expect("a share is at most Q").max(1),
         }
     }
@@ -130,7 +164,7 @@ fn level_for(total: u128, capacities: &[u32], q: u32) -> Level {
 
 /// The share of each member: the one water level at which all zones together hold N·Q, where a zone that
 /// would be below or above what rule 1 allows gets a level of its own. Exact, in fractions.
-pub(super) fn shares(q: u32, replicas: u32, members: &[Member]) -> Vec<Share> {
+fn shares(q: u32, replicas: u32, members: &[Member]) -> Vec<Share> {
     let (zone_of, zones) = zones(members);
     let rule = ZoneRule::new(replicas, u32::try_from(zones).expect("zones are at most the members"));
     let wanted = u128::from(q) * u128::from(replicas);
@@ -232,10 +266,17 @@ pub(super) fn assign(q: u32, replicas: u32, members: &[Member], previous: &[Vec<
     assert_eq!(previous.len(), q as usize);
     assert!(members.len() >= replicas as usize);
     let shares = shares(q, replicas, members);
-    let mut flow = Flow::new(q, replicas, members, &shares, previous);
+    // Where no replica can stay all assignments move as many, and a wider band would buy nothing.
+    let rounded =
+        members.iter().all(|m| m.capacity == members[0].capacity) || previous.iter().all(Vec::is_empty);
+    let bands = shares.iter().map(|share| if rounded { share.rounded } else { share.wide }).collect();
+    let mut flow = Flow::new(q, replicas, members, &shares, bands, previous);
     flow.keep();
     flow.fill();
     flow.even_out();
+    if !rounded {
+        flow.level();
+    }
     let mut owners = flow.owners;
     for list in &mut owners {
         list.sort_unstable();
@@ -249,6 +290,7 @@ struct Flow<'a> {
     replicas: usize,
     members: usize,
     shares: &'a [Share],
+    bands: Vec<Band>,
     zone_of: Vec<usize>,
     rule: ZoneRule,
     previous: &'a [Vec<u16>],
@@ -261,9 +303,28 @@ struct Flow<'a> {
     in_zone: Vec<u32>,
 }
 
-/// A cost and a number of edges, compared in this order.
-type Distance = (i32, u32);
-const UNREACHED: Distance = (i32::MAX, u32::MAX);
+/// A cost, the rank of the start (less is better), and a number of edges, compared in this order.
+type Distance = (i32, u64, u32);
+const UNREACHED: Distance = (i32::MAX, u64::MAX, u32::MAX);
+
+/// The cheapest paths to every vertex, as a forest.
+struct Paths {
+    distance: Vec<Distance>,
+    parent: Vec<usize>,
+}
+
+impl Paths {
+    /// The vertices from the start to `target`, which is reached.
+    fn to(&self, target: usize) -> Vec<usize> {
+        let mut path = vec![target];
+        while let Some(&v) = path.last().filter(|&&v| self.parent[v] != usize::MAX) {
+            path.push(self.parent[v]);
+            assert!(path.len() <= self.parent.len(), "parents form a forest");
+        }
+        path.reverse();
+        path
+    }
+}
 
 impl<'a> Flow<'a> {
     fn new(
@@ -271,6 +332,7 @@ impl<'a> Flow<'a> {
         replicas: u32,
         members: &[Member],
         shares: &'a [Share],
+        bands: Vec<Band>,
         previous: &'a [Vec<u16>],
     ) -> Flow<'a> {
         let (zone_of, zones) = zones(members);
@@ -278,6 +340,7 @@ impl<'a> Flow<'a> {
             replicas: replicas as usize,
             members: members.len(),
             shares,
+            bands,
             zone_of,
             rule: ZoneRule::new(replicas, u32::try_from(zones).expect("zones are at most the members")),
             previous,
@@ -418,54 +481,104 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Brings every load into its bounds along cheapest paths.
+    /// Counts all swaps, once.
+    fn count_all_swaps(&mut self) {
+        if self.counts.is_empty() {
+            self.counts = vec![[0; 3]; self.members * self.members];
+            for partition in 0..self.owners.len() {
+                self.count_swaps(partition, true);
+            }
+        }
+    }
+
+    /// Brings every load into its band along cheapest paths.
     fn even_out(&mut self) {
         let over = |flow: &Flow<'_>| -> u32 {
-            flow.load.iter().zip(flow.shares).map(|(&load, share)| load.saturating_sub(share.ceil)).sum()
+            flow.load.iter().zip(&flow.bands).map(|(&load, band)| load.saturating_sub(band.most)).sum()
         };
         let under = |flow: &Flow<'_>| -> u32 {
-            flow.load.iter().zip(flow.shares).map(|(&load, share)| share.floor.saturating_sub(load)).sum()
+            flow.load.iter().zip(&flow.bands).map(|(&load, band)| band.least.saturating_sub(load)).sum()
         };
-        if over(self) == 0 && under(self) == 0 {
-            return;
-        }
-        self.counts = vec![[0; 3]; self.members * self.members];
-        for partition in 0..self.owners.len() {
-            self.count_swaps(partition, true);
-        }
         loop {
             let (before_over, before_under) = (over(self), under(self));
             if before_over == 0 && before_under == 0 {
                 return;
             }
+            self.count_all_swaps();
             let path = self.cheapest_path(before_over, before_under);
-            for edge in path.windows(2) {
-                self.swap(edge[0], edge[1]);
-            }
+            self.send_along(&path);
             assert!(
                 over(self) + under(self) < before_over + before_under,
-                "a path takes from one member above its bound or gives to one below"
+                "a path takes from one member above its band or gives to one below"
             );
         }
     }
 
-    /// The cheapest path, of those with the fewest edges, from a member above its bounds to one below. The
+    /// The cheapest path, of those with the fewest edges, from a member above its band to one below. The
     /// total stands in for either where one side is spent: it takes from and gives to members inside.
     fn cheapest_path(&self, over: u32, under: u32) -> Vec<usize> {
+        let total = self.members;
+        let starts = (0..=total)
+            .filter(|&v| if v == total { under > over } else { self.load[v] > self.bands[v].most })
+            .map(|v| (v, 0));
+        let paths = self.cheapest_paths(starts, true);
+        let target = (0..=total)
+            .filter(|&v| if v == total { over > under } else { self.load[v] < self.bands[v].least })
+            .min_by_key(|&v| (paths.distance[v], v))
+            .expect("loads out of bounds on one side have a counterpart");
+        assert!(paths.distance[target] != UNREACHED, "rules 1 and 2 can always be met together");
+        paths.to(target)
+    }
+
+    /// Makes loads as even as replicas that move anyway can make them. All loads are in their bands and stay there.
+    fn level(&mut self) {
+        self.count_all_swaps();
+        // Each step brings the loads nearer to the most even ones, from which they are at most Q·N exchanges away.
+        // Were there more, the layout would still keep rules 1 to 3.
+        for _ in 0..self.owners.len() * self.replicas {
+            let Some(path) = self.levelling_path() else { return };
+            self.send_along(&path);
+        }
+    }
+
+    /// What the member's next replica after `held` adds to the sum of rule 4: (held + 1)²/share − held²/share, in a
+    /// fixed unit. Grows with `held`, so that the sum is convex whatever the rounding.
+    fn crowding(&self, v: usize, held: u32) -> u64 {
+        ((2 * u64::from(held) + 1) << 40) / self.shares[v].scaled
+    }
+
+    /// Of the paths that cost nothing and lead from a member above the least of its band to one below the most of
+    /// its own, the one that most reduces the sum of rule 4; none if no such path reduces it.
+    fn levelling_path(&self) -> Option<Vec<usize>> {
+        let relief = |v: usize| self.crowding(v, self.load[v] - 1);
+        let starts = (0..self.members)
+            .filter(|&v| self.load[v] > self.bands[v].least)
+            .map(|v| (v, u64::MAX - relief(v)));
+        let paths = self.cheapest_paths(starts, false);
+        (0..self.members)
+            .filter(|&v| self.load[v] < self.bands[v].most)
+            .filter_map(|v| {
+                let (cost, rank, edges) = paths.distance[v];
+                assert!(cost >= 0, "an exchange within the bands that saves a move was left");
+                let gain = (u64::MAX - rank).checked_sub(self.crowding(v, self.load[v]))?;
+                (cost == 0 && gain > 0).then_some((std::cmp::Reverse(gain), edges, v))
+            })
+            .min()
+            .map(|(_, _, v)| paths.to(v))
+    }
+
+    /// The cheapest paths from any of `starts`, each given with its rank, to every vertex; without edges of the
+    /// total unless `through_total`.
+    fn cheapest_paths(&self, starts: impl Iterator<Item = (usize, u64)>, through_total: bool) -> Paths {
         let total = self.members;
         let mut distance = vec![UNREACHED; total + 1];
         let mut parent = vec![usize::MAX; total + 1];
         let mut changed: Vec<usize> = Vec::new();
-        for (v, (&load, share)) in self.load.iter().zip(self.shares).enumerate() {
-            if load > share.ceil {
-                distance[v] = (0, 0);
-                changed.push(v);
-            }
+        for (v, rank) in starts {
+            distance[v] = (0, rank, 0);
+            changed.push(v);
         }
-        if under > over {
-            distance[total] = (0, 0);
-            changed.push(total);
-        }
+        let vertices = if through_total { total + 1 } else { total };
         // Bellman and Ford, by rounds. No cycle is negative, so a shortest path has at most `total` edges.
         let mut rounds = 0;
         while !changed.is_empty() {
@@ -474,20 +587,20 @@ impl<'a> Flow<'a> {
             let mut next = Vec::new();
             let mut queued = vec![false; total + 1];
             for &u in &changed {
-                let (cost, edges) = distance[u];
-                for v in 0..=total {
+                let (cost, rank, edges) = distance[u];
+                for v in 0..vertices {
                     let weight = if v == u {
                         None
                     } else if v == total {
-                        // What is outside its bounds sends a full or a least flow to the total already.
-                        (self.load[u].max(self.shares[u].floor) < self.shares[u].ceil).then_some(0)
+                        // What is outside its band sends a full or a least flow to the total already.
+                        (self.load[u].max(self.bands[u].least) < self.bands[u].most).then_some(0)
                     } else if u == total {
-                        (self.load[v].min(self.shares[v].ceil) > self.shares[v].floor).then_some(0)
+                        (self.load[v].min(self.bands[v].most) > self.bands[v].least).then_some(0)
                     } else {
                         self.weight(u, v)
                     };
                     let Some(weight) = weight else { continue };
-                    let reached = (cost + weight, edges + 1);
+                    let reached = (cost + weight, rank, edges + 1);
                     if reached < distance[v] {
                         distance[v] = reached;
                         parent[v] = u;
@@ -500,18 +613,14 @@ impl<'a> Flow<'a> {
             }
             changed = next;
         }
-        let target = (0..=total)
-            .filter(|&v| if v == total { over > under } else { self.load[v] < self.shares[v].floor })
-            .min_by_key(|&v| (distance[v], v))
-            .expect("loads out of bounds on one side have a counterpart");
-        assert!(distance[target] != UNREACHED, "rules 1 and 2 can always be met together");
-        let mut path = vec![target];
-        while let Some(&v) = path.last().filter(|&&v| parent[v] != usize::MAX) {
-            path.push(parent[v]);
-            assert!(path.len() <= total + 1, "parents form a tree");
+        Paths { distance, parent }
+    }
+
+    /// Gives one replica from each vertex of a path to the next.
+    fn send_along(&mut self, path: &[usize]) {
+        for edge in path.windows(2) {
+            self.swap(edge[0], edge[1]);
         }
-        path.reverse();
-        path
     }
 
     /// Gives one partition's replica on `u` to `v` at the least cost. An edge to or from the total moves none.

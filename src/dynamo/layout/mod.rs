@@ -292,6 +292,8 @@ impl Layout {
 
     /// The layout that follows this one when the members are to be `members`: Q and N stay, as few replicas as
     /// possible move. The order of `members` does not matter; they may also differ in capacity, zone or address.
+    /// Members of unequal capacity may be off their share by one partition or 5%, whichever is more, where that
+    /// saves moves; so one whose share is a single partition may hold none.
     pub fn next(&self, members: Vec<Member>) -> Result<Layout, LayoutError> {
         let version =
             self.version.checked_add(1).ok_or(LayoutError::VersionImpossible { version: self.version })?;
