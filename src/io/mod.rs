@@ -7,6 +7,9 @@
 //! The traits are deliberately narrow: what a log-structured store and a framed protocol need, no more. They
 //! are `dyn`-safe at the price of one boxed future a call, which is small beside a system call.
 //!
+//! [`fault_disk`] is a disk in memory that may do everything to a store that a real one may: for tests, and under
+//! the simulator.
+//!
 //! This module imports nothing of ours and knows nothing of keys, nodes or frames.
 
 use std::future::Future;
@@ -15,6 +18,7 @@ use std::sync::Arc;
 
 pub mod clock;
 pub mod disk;
+pub mod fault_disk;
 pub mod net;
 
 pub use clock::{Clock, RealClock};
