@@ -1,4 +1,6 @@
-//! SimDisk: a host's file system under the simulator. The state is [`files`]; this adds time and lives.
+//! SimDisk: a host's file system under the simulator. The state, with its faults, is the node's own
+//! [`fault_disk`](ringdove::io::fault_disk); this adds time, lives, and the outcomes of a power loss, drawn from
+//! the host's stream.
 //!
 //! An operation starts when the method is called, not when its future is polled, and takes a small random time
 //! of its own; it is carried out at the end of that time, also when the asker has gone, as the real disk's
@@ -6,6 +8,7 @@
 //! writes that were *complete* when it was called, no others for certain.
 //!
 //! When a life ends, operations in flight are not carried out, and a handle of it answers `BrokenPipe` for ever.
+//! A stalled operation waits at the end of its time, in order, and is carried out when its path is released.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -15,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::RngExt;
 use ringdove::io::disk::DirLock;
+use ringdove::io::fault_disk::{FileId, Image, LockId, LossOdds};
 use ringdove::io::{BoxFuture, Disk, File};
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
@@ -23,10 +27,6 @@ use crate::seed::Stream;
 use crate::timers::Timers;
 use crate::trace::Trace;
 use crate::world::Life;
-
-pub mod files;
-
-use files::{FileId, Files};
 
 /// How long operations take: shortest and longest, evenly drawn.
 #[derive(Debug, Clone)]
@@ -46,10 +46,14 @@ impl Default for DiskTimes {
     }
 }
 
+type Stalled = Box<dyn FnOnce() + Send>;
+
 /// What a host's disk is, over all its lives. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Drive {
-    files: Arc<Mutex<Files>>,
+    image: Arc<Mutex<Image>>,
+    /// Operations that wait for the end of a stall, in order.
+    stalled: Arc<Mutex<Vec<Stalled>>>,
     chance: Arc<Mutex<Stream>>,
     times: DiskTimes,
     timers: Timers,
@@ -58,15 +62,73 @@ pub(crate) struct Drive {
 
 impl Drive {
     pub(crate) fn new(chance: Stream, times: DiskTimes, timers: Timers, trace: Trace) -> Drive {
-        Drive { files: Arc::default(), chance: Arc::new(Mutex::new(chance)), times, timers, trace }
+        Drive {
+            image: Arc::default(),
+            stalled: Arc::default(),
+            chance: Arc::new(Mutex::new(chance)),
+            times,
+            timers,
+            trace,
+        }
     }
 
-    pub(crate) fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn image(&self) -> MutexGuard<'_, Image> {
+        self.image.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn chance(&self) -> MutexGuard<'_, Stream> {
+        self.chance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stalled(&self) -> MutexGuard<'_, Vec<Stalled>> {
+        self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn time_of(&self, (low, high): (Duration, Duration)) -> Duration {
-        self.chance.lock().unwrap_or_else(PoisonError::into_inner).random_range(low..=high)
+        self.chance().random_range(low..=high)
+    }
+
+    /// The host's process has died, the host has not.
+    pub(crate) fn process_death(&self) {
+        self.image().process_death();
+        self.drop_stalled();
+    }
+
+    /// The host has lost its power: what was synced stands, the rest is as chance has it. Gives how many
+    /// unsynced events were at stake.
+    pub(crate) fn power_loss(&self) -> usize {
+        let mut image = self.image();
+        let at_stake = image.unsynced();
+        image.power_loss(&mut *self.chance(), LossOdds::default());
+        drop(image);
+        self.drop_stalled();
+        at_stake
+    }
+
+    fn drop_stalled(&self) {
+        // Taken first: what is dropped may lock the image.
+        let stalled = std::mem::take(&mut *self.stalled());
+        drop(stalled);
+    }
+
+    /// Ends a stall that was set with the same path, and carries out what waited for it.
+    pub(crate) fn release(&self, path: &Path) {
+        self.image().release(path);
+        let stalled = std::mem::take(&mut *self.stalled());
+        for carry_out in stalled {
+            carry_out();
+        }
+    }
+
+    /// Carries `work` out now, or when `path` is no longer stalled.
+    fn when_released(&self, path: PathBuf, work: Stalled) {
+        let is_stalled = self.image().is_stalled(&path);
+        if is_stalled {
+            let drive = self.clone();
+            self.stalled().push(Box::new(move || drive.when_released(path, work)));
+        } else {
+            work();
+        }
     }
 }
 
@@ -87,39 +149,46 @@ impl SimDisk {
     }
 
     /// Carries `work` out after a time drawn from `range`, if this life is still on then. `held` is let go
-    /// after it, without the lock on the files, which the end of a handle takes.
+    /// after it, without the lock on the image, which the end of a handle takes.
     fn run<T: Send + 'static>(
         &self,
         range: (Duration, Duration),
         name: &'static str,
+        path: &Path,
         what: String,
         held: Option<Arc<Open>>,
-        work: impl FnOnce(&mut Files) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Image) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
         if !self.life.is_on() {
             return Box::pin(async { Err(gone()) });
         }
         let (answer, answered) = oneshot::channel();
-        let disk = self.clone();
-        self.drive.timers.after(self.drive.time_of(range), move || {
-            if !disk.life.is_on() {
-                return;
-            }
-            let result = work(&mut disk.drive.files());
-            let outcome = match &result {
-                Ok(_) => "ok".to_owned(),
-                Err(error) => format!("{:?}", error.kind()),
+        let (disk, path) = (self.clone(), path.to_owned());
+        let slow = self.drive.image().delay_of(&path);
+        self.drive.timers.after(self.drive.time_of(range) + slow, move || {
+            let drive = disk.drive.clone();
+            let shown = path.clone();
+            let carry_out = move || {
+                if !disk.life.is_on() {
+                    return;
+                }
+                let result = work(&mut disk.drive.image());
+                let outcome = match &result {
+                    Ok(_) => "ok".to_owned(),
+                    Err(error) => format!("{:?}", error.kind()),
+                };
+                disk.drive.trace.record(
+                    disk.drive.timers.now(),
+                    disk.life.host(),
+                    name,
+                    format_args!("{} {what} {outcome}", shown.display()),
+                );
+                // The asker may have gone; the work is done all the same. What nobody takes is dropped here,
+                // and a file's handle then locks the image, which is free again.
+                let _ = answer.send(result);
+                drop(held);
             };
-            disk.drive.trace.record(
-                disk.drive.timers.now(),
-                disk.life.host(),
-                name,
-                format_args!("{what} {outcome}"),
-            );
-            // The asker may have gone; the work is done all the same. What nobody takes is dropped here, and
-            // a file's handle then locks the files, which are free again.
-            let _ = answer.send(result);
-            drop(held);
+            drive.when_released(path, Box::new(carry_out));
         });
         Box::pin(async move { answered.await.unwrap_or_else(|_| Err(gone())) })
     }
@@ -127,79 +196,70 @@ impl SimDisk {
     fn short<T: Send + 'static>(
         &self,
         name: &'static str,
+        path: &Path,
         what: String,
-        work: impl FnOnce(&mut Files) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&mut Image, &Path) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
-        self.run(self.drive.times.short, name, what, None, work)
+        let owned = path.to_owned();
+        self.run(self.drive.times.short, name, path, what, None, move |image| work(image, &owned))
     }
 }
 
 impl Disk for SimDisk {
     fn create_dir_all(&self, dir: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let dir = dir.to_owned();
-        self.short("disk-mkdir", dir.display().to_string(), move |files| files.create_dir_all(&dir))
+        self.short("disk-mkdir", dir, String::new(), Image::create_dir_all)
     }
 
     fn open(&self, path: &Path, create: bool) -> BoxFuture<'static, io::Result<Arc<dyn File>>> {
-        let path = path.to_owned();
         let disk = self.clone();
-        self.short("disk-open", format!("{} create={create}", path.display()), move |files| {
-            let id = files.open(&path, create)?;
-            Ok(Arc::new(SimFile(Arc::new(Open { disk, id, path }))) as Arc<dyn File>)
+        self.short("disk-open", path, format!("create={create}"), move |image, path| {
+            let id = image.open(path, create)?;
+            Ok(Arc::new(SimFile(Arc::new(Open { disk, id, path: path.to_owned() }))) as Arc<dyn File>)
         })
     }
 
     fn list(&self, dir: &Path) -> BoxFuture<'static, io::Result<Vec<String>>> {
-        let dir = dir.to_owned();
-        self.short("disk-list", dir.display().to_string(), move |files| files.list(&dir))
+        self.short("disk-list", dir, String::new(), Image::list)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let (from, to) = (from.to_owned(), to.to_owned());
-        let what = format!("{} {}", from.display(), to.display());
-        self.short("disk-rename", what, move |files| files.rename(&from, &to))
+        let target = to.to_owned();
+        self.short("disk-rename", from, to.display().to_string(), move |image, from| {
+            image.rename(from, &target)
+        })
     }
 
     fn remove(&self, path: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let path = path.to_owned();
-        self.short("disk-remove", path.display().to_string(), move |files| files.remove(&path))
+        self.short("disk-remove", path, String::new(), Image::remove)
     }
 
     fn sync_dir(&self, dir: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let dir = dir.to_owned();
-        let what = dir.display().to_string();
-        self.run(self.drive.times.sync, "disk-sync-dir", what, None, move |files| files.sync_dir(&dir))
+        let owned = dir.to_owned();
+        self.run(self.drive.times.sync, "disk-sync-dir", dir, String::new(), None, move |image| {
+            image.sync_dir(&owned)
+        })
     }
 
     fn lock(&self, path: &Path) -> BoxFuture<'static, io::Result<Box<dyn DirLock>>> {
-        let path = path.to_owned();
         let disk = self.clone();
-        self.short("disk-lock", path.display().to_string(), move |files| {
-            // A lock file is a file: it is there afterwards, as with the real disk.
-            let id = files.open(&path, true)?;
-            files.close(id);
-            if files.lock(&path) {
-                Ok(Box::new(SimLock { disk, path }) as Box<dyn DirLock>)
-            } else {
-                Err(ErrorKind::WouldBlock.into())
-            }
+        self.short("disk-lock", path, String::new(), move |image, path| {
+            let id = image.lock(path)?;
+            Ok(Box::new(SimLock { disk, id }) as Box<dyn DirLock>)
         })
     }
 }
 
+/// A lock that is held. One of an earlier life is gone already; the image knows it by its number.
 struct SimLock {
     disk: SimDisk,
-    path: PathBuf,
+    id: LockId,
 }
 
 impl DirLock for SimLock {}
 
 impl Drop for SimLock {
     fn drop(&mut self) {
-        // The end of a life has already given its locks back; the next life may hold this one.
-        if self.disk.life.is_on() {
-            self.disk.drive.files().unlock(&self.path);
-        }
+        self.disk.drive.image().unlock(self.id);
     }
 }
 
@@ -211,9 +271,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.disk.life.is_on() {
-            self.disk.drive.files().close(self.id);
-        }
+        self.disk.drive.image().close(self.id);
     }
 }
 
@@ -225,44 +283,43 @@ impl SimFile {
         &self,
         range: (Duration, Duration),
         name: &'static str,
-        what: &str,
-        work: impl FnOnce(&mut Files, FileId) -> io::Result<T> + Send + 'static,
+        what: String,
+        work: impl FnOnce(&mut Image, FileId) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
-        let id = self.0.id;
-        let what = format!("{} {what}", self.0.path.display());
-        self.0.disk.run(range, name, what, Some(self.0.clone()), move |files| work(files, id))
+        let Open { disk, id, path } = &*self.0;
+        let id = *id;
+        disk.run(range, name, path, what, Some(self.0.clone()), move |image| work(image, id))
+    }
+
+    fn short<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        what: String,
+        work: impl FnOnce(&mut Image, FileId) -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        self.run(self.0.disk.drive.times.short, name, what, work)
     }
 }
 
 impl File for SimFile {
     fn size(&self) -> BoxFuture<'static, io::Result<u64>> {
-        self.run(self.0.disk.drive.times.short, "disk-size", "", |files, id| Ok(files.size(id)))
+        self.short("disk-size", String::new(), Image::size)
     }
 
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>> {
-        let what = format!("{offset}+{len}");
-        self.run(self.0.disk.drive.times.short, "disk-read", &what, move |files, id| {
-            files.read_at(id, offset, len)
-        })
+        self.short("disk-read", format!("{offset}+{len}"), move |image, id| image.read_at(id, offset, len))
     }
 
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>> {
         let what = format!("{offset}+{} {:016x}", bytes.len(), xxh3_64(&bytes));
-        self.run(self.0.disk.drive.times.short, "disk-write", &what, move |files, id| {
-            files.write_at(id, offset, &bytes)
-        })
+        self.short("disk-write", what, move |image, id| image.write_at(id, offset, bytes))
     }
 
     fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>> {
-        self.run(self.0.disk.drive.times.short, "disk-set-len", &len.to_string(), move |files, id| {
-            files.set_len(id, len)
-        })
+        self.short("disk-set-len", len.to_string(), move |image, id| image.set_len(id, len))
     }
 
     fn sync_data(&self) -> BoxFuture<'static, io::Result<()>> {
-        self.run(self.0.disk.drive.times.sync, "disk-sync", "", |files, id| {
-            files.sync_data(id);
-            Ok(())
-        })
+        self.run(self.0.disk.drive.times.sync, "disk-sync", String::new(), Image::sync_data)
     }
 }

@@ -7,7 +7,8 @@
 //! ```text
 //!            start                 the program returns, or kill            power_loss
 //!   stopped ───────▶ running ────────▶ stopped (host answers "refused")   running ────▶ off (host is silent)
-//!                                       disk keeps what was written       disk keeps what was synced
+//!                                       disk keeps what was written       disk keeps what was synced,
+//!                                                                         and of the rest what chance leaves
 //! ```
 //!
 //! The end of a life is one order of steps, because madsim runs the tasks of a restarted node before the
@@ -17,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,10 +26,10 @@ use std::time::Duration;
 use madsim::runtime::Handle;
 use madsim::task::{JoinHandle, NodeId};
 use ringdove::io::Io;
+use ringdove::io::fault_disk::Image;
 use tokio::sync::oneshot;
 
 use crate::clock::{ClockFaults, SimClock};
-use crate::disk::files::Files;
 use crate::disk::{DiskTimes, Drive, SimDisk};
 use crate::net::{NetTimes, Network, SimNet};
 use crate::seed;
@@ -227,9 +229,15 @@ impl Host {
         &self.0.clock
     }
 
-    /// Looks at (or into) the host's disk from outside, without time passing.
-    pub fn with_files<T>(&self, look: impl FnOnce(&mut Files) -> T) -> T {
-        look(&mut self.0.drive.files())
+    /// Looks at (or into) the host's disk from outside, without time passing: to arm faults, to read counts.
+    /// Its power goes with [`Host::power_loss`], and a stall ends with [`Host::release_disk`].
+    pub fn with_disk<T>(&self, look: impl FnOnce(&mut Image) -> T) -> T {
+        look(&mut self.0.drive.image())
+    }
+
+    /// Ends a stall of the disk that was set with the same path, and carries out what waited for it.
+    pub fn release_disk(&self, path: &Path) {
+        self.0.drive.release(path);
     }
 
     /// Begins a life without a program, and gives its seams: for a test that plays the program itself.
@@ -301,7 +309,7 @@ impl Host {
         self.settle(ended).await;
     }
 
-    /// Takes the host's power away: what was not synced is lost, and peers hear nothing.
+    /// Takes the host's power away: what was not synced is lost, kept or torn by chance, and peers hear nothing.
     pub async fn power_loss(&self) {
         let ended = self.end_of_life("power-loss", true);
         self.settle(ended).await;
@@ -340,7 +348,7 @@ impl Host {
                 // The process is gone already; the machine is not.
                 state.world.record(&state.name, why, "stopped");
                 world.net.end_of_life(&state.name, true);
-                state.drive.files().power_loss();
+                state.world.record(&state.name, "unsynced", state.drive.power_loss());
             }
             return None;
         };
@@ -348,9 +356,9 @@ impl Host {
         life.end();
         world.net.end_of_life(&state.name, power);
         if power {
-            state.drive.files().power_loss();
+            state.world.record(&state.name, "unsynced", state.drive.power_loss());
         } else {
-            state.drive.files().process_death();
+            state.drive.process_death();
         }
         if paused {
             world.madsim.resume(state.node);
