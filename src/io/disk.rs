@@ -64,6 +64,13 @@ pub trait File: Send + Sync + 'static {
     /// `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>>;
 
+    /// Fills `buffer` from `offset` if that can be done at once: nothing waits for the disk or for another
+    /// thread. `false` says "cannot, use [`File::read_at`]", and so does every file that does not say otherwise;
+    /// what stands in the buffer then means nothing. Errors are left to `read_at`.
+    fn read_now(&self, _offset: u64, _buffer: &mut [u8]) -> bool {
+        false
+    }
+
     /// Writes all of `bytes` at `offset`, lengthening the file if needed. On an error a part may be written.
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>>;
 
@@ -258,6 +265,17 @@ mod calls {
             })
         }
 
+        #[cfg(target_os = "linux")]
+        fn read_now(&self, offset: u64, buffer: &mut [u8]) -> bool {
+            use rustix::io::{ReadWriteFlags, preadv2};
+            let wanted = buffer.len();
+            let mut parts = [io::IoSliceMut::new(buffer)];
+            // NOWAIT: what is not in the page cache ends the read early, and a file system that knows no such
+            // read (tmpfs) refuses it. Both mean the same here.
+            let read = preadv2(&*self.file, &mut parts, offset, ReadWriteFlags::NOWAIT);
+            read.is_ok_and(|read| read == wanted)
+        }
+
         fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>> {
             let file = self.file.clone();
             self.pool.run(move || file.write_all_at(&bytes, offset))
@@ -293,6 +311,10 @@ mod tests {
         assert_eq!(&file.read_at(0, 6).await.unwrap()[..], b"\0\0\0abc");
         assert_eq!(file.read_at(4, 3).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(disk.list(dir.path()).await.unwrap(), ["a"]);
+        // At once or not at all, never something else; behind the end never.
+        let mut buffer = [9; 6];
+        assert!(!file.read_now(0, &mut buffer) || &buffer == b"\0\0\0abc");
+        assert!(!file.read_now(4, &mut buffer));
     }
 
     #[tokio::test]

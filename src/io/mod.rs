@@ -19,10 +19,12 @@ use std::sync::Arc;
 pub mod clock;
 pub mod disk;
 pub mod fault_disk;
+pub mod memory_disk;
 pub mod net;
 
 pub use clock::{Clock, RealClock};
 pub use disk::{DirLock, Disk, File, RealDisk};
+pub use memory_disk::MemoryDisk;
 pub use net::{Listener, Net, Stream, TcpNet};
 
 /// A future behind a pointer, as the seams' methods return it.
