@@ -36,6 +36,14 @@ impl<T: Clone> Watched<T> {
         self.changed.notify_waiters();
     }
 
+    /// Changes the value in place; wakes everybody who waits when `change` says that it did.
+    pub fn modify(&self, change: impl FnOnce(&mut T) -> bool) {
+        let changed = change(&mut self.lock());
+        if changed {
+            self.changed.notify_waiters();
+        }
+    }
+
     /// Waits until `found` gives something for the value. Cancel-safe.
     pub async fn wait_for<R>(&self, mut found: impl FnMut(&T) -> Option<R>) -> R {
         loop {

@@ -22,6 +22,7 @@ use tokio::select;
 
 use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
 use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
+use crate::dynamo::merkle::MerkleKey;
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::version::{ActorMint, Caps};
 use crate::io::{Io, Listener};
@@ -30,7 +31,7 @@ use crate::net::link::hello;
 use crate::net::message::{AuthMethod, Hello, Refusal, RefusalCode, Welcome};
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
-use crate::storage::{Recovery, StorageError, Store, directory};
+use crate::storage::{Recovery, StorageError, Store, StoreConfig, directory};
 use crate::sync::Watched;
 use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
@@ -188,7 +189,10 @@ impl Node {
 
         let mut rng = ChaCha8Rng::from_seed(seed);
         let incarnation = Incarnation(rng.next_u64());
-        let (store, recovery) = Store::open(io.disk.as_ref(), &config.dir, incarnation).await?;
+        let merkle_key = MerkleKey(meta.descriptor.merkle_key);
+        let store_config = StoreConfig::new(meta.descriptor.partitions, merkle_key);
+        let opened = Store::open(io.disk.clone(), io.clock.clone(), &config.dir, incarnation, store_config);
+        let (store, recovery) = Box::pin(opened).await?;
         let hello = hello(Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello);
         let inner = Inner {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use super::{Inner, Node, Request};
 use crate::dynamo::get::ReplicaFailure;
-use crate::dynamo::version::{LocalCopy, LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
+use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
     Fetch, FetchReply, Hello, Message, Put, Refusal, RefusalCode, Store, StoreReply, Welcome,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
-use crate::storage::{Change, Entry, LogPosition, Slot, StorageError, Table};
+use crate::storage::{Change, Durability, LogPosition, Slot, StorageError, Table};
 use crate::types::{Key, Namespace, NodeId};
 
 /// What a put overwrites, owned.
@@ -61,7 +61,7 @@ impl Inner {
     ) -> Result<Applied, Refusal> {
         loop {
             let now = self.wall();
-            let updated = self.store.update(slot, |entry| {
+            let updated = self.store.update(slot, Durability::Sync, |entry| {
                 let over = match &over {
                     Over::Nothing => Overwrite::Nothing,
                     Over::Seen(context) => Overwrite::Seen(context),
@@ -101,7 +101,11 @@ impl Inner {
         targets: &[NodeId],
         record: &Record,
     ) -> Result<(), StorageError> {
-        let merged = self.store.update(slot, |entry| {
+        // A copy that is damaged is taken as absent here, and written over: its local header is gone with it, so
+        // its actor has ended.
+        let (ahead, position) = self
+            .store
+            .replace_damaged(slot, |entry| {
                 let known = entry.targets.len();
                 entry.add_targets(targets);
                 let done = entry.copy.merge(&self.mint(), record);
@@ -111,20 +115,8 @@ impl Inner {
                 }
                 let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
                 (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
-            });
-        let (ahead, position) = match merged.await {
-            Ok(merged) => merged,
-            Err(StorageError::Corrupt(_)) => {
-                let mut entry = Entry { copy: LocalCopy::of(record.clone()), ..Entry::default() };
-                entry.add_targets(targets);
-                match self.store.replace_damaged(slot, entry).await? {
-                    Some(position) => (false, position),
-                    // Another repair was faster; merge into what it wrote.
-                    None => return Box::pin(self.store_own(slot, targets, record)).await,
-                }
-            }
-            Err(error) => return Err(error),
-        };
+            })
+            .await?;
         if ahead {
             self.renew_incarnation();
         }
@@ -133,7 +125,7 @@ impl Inner {
 
     /// Notes beside this node's own copy that `target` does not have it.
     pub(crate) async fn note_target(&self, slot: &Slot, target: NodeId) -> Result<(), StorageError> {
-        let noted = self.store.update(slot, |entry| {
+        let noted = self.store.update(slot, Durability::Sync, |entry| {
             let known = entry.targets.len();
             entry.add_targets(&[target]);
             (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
@@ -147,6 +139,7 @@ pub(crate) fn storage_refusal(error: &StorageError) -> Refusal {
     let code = match error {
         StorageError::Corrupt(_) => RefusalCode::Corrupt,
         StorageError::Unencodable(_) => RefusalCode::TooLarge,
+        StorageError::DiskFull => RefusalCode::DiskFull,
         _ => RefusalCode::Unavailable,
     };
     Refusal::new(code, error.to_string())

@@ -3,6 +3,10 @@
 //!
 //! `node.meta` is one disk record in the envelope: format version, node id, cluster descriptor, the active
 //! layouts. A new one is written beside it, synced, and renamed over it.
+//!
+//! `clean` is the clean-shutdown mark: one disk record with the position up to which the log was synced. It proves
+//! that position and so shortens recovery; it is believed for no more than that, and removed, durably, before
+//! anything else is written.
 
 use std::io;
 use std::path::Path;
@@ -10,7 +14,8 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{StorageError, encode, seed_of};
+use super::StorageError;
+use super::format::{KIND_CLEAN, KIND_META, append_record, seed_of};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::Layout;
 use crate::io::Disk;
@@ -20,11 +25,13 @@ use crate::types::NodeId;
 
 const NAME: &str = "node.meta";
 const NAME_NEW: &str = "node.meta.new";
-const KIND_META: u16 = 3;
+const CLEAN_NAME: &str = "clean";
 /// The layout of files in a data directory that this build reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.
 const LEN_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of the mark.
+const CLEAN_LEN_MAX: u64 = 64;
 
 /// What a data directory says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +56,8 @@ pub async fn write(disk: &dyn Disk, dir: &Path, meta: &NodeMeta) -> Result<(), S
         disk.sync_dir(parent).await.map_err(StorageError::io("sync", parent))?;
     }
     let path = dir.join(NAME_NEW);
-    let record = encode(0, KIND_META, meta)?;
+    let mut record = Vec::new();
+    append_record(&mut record, seed_of(0, 0), KIND_META, meta)?;
     let file = disk.open(&path, true).await.map_err(StorageError::io("create", &path))?;
     file.set_len(0).await.map_err(StorageError::io("write", &path))?;
     file.write_at(0, record.into()).await.map_err(StorageError::io("write", &path))?;
@@ -82,7 +90,7 @@ pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, Stora
     let len = usize::try_from(size).expect("at most 64 MiB");
     let bytes: Bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
     let opened =
-        envelope::open(&bytes, PREFIX_LEN, seed_of(0)).map_err(|error| damaged(error.to_string()))?;
+        envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).map_err(|error| damaged(error.to_string()))?;
     // The format number comes first in the body, so that it can be told even when the rest has changed.
     let meta = codec::decode::<NodeMeta>(&bytes[opened.body]).map_err(|error| damaged(error.to_string()))?;
     if meta.format != FORMAT {
@@ -92,4 +100,42 @@ pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, Stora
         )));
     }
     Ok(Some(meta))
+}
+
+/// Leaves the mark: the log is synced up to `position`, and nothing is written after this.
+pub(super) async fn write_clean(disk: &dyn Disk, dir: &Path, position: u64) -> Result<(), StorageError> {
+    let path = dir.join(CLEAN_NAME);
+    let mut record = Vec::new();
+    append_record(&mut record, seed_of(0, 0), KIND_CLEAN, &position)?;
+    let file = disk.open(&path, true).await.map_err(StorageError::io("create", &path))?;
+    file.set_len(0).await.map_err(StorageError::io("cut", &path))?;
+    file.write_at(0, record.into()).await.map_err(StorageError::io("write", &path))?;
+    file.sync_data().await.map_err(StorageError::io("sync", &path))?;
+    disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))
+}
+
+/// The position of the mark; none when there is no whole one.
+pub(super) async fn read_clean(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>, StorageError> {
+    let path = dir.join(CLEAN_NAME);
+    let file = match disk.open(&path, false).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StorageError::io("open", &path)(error)),
+    };
+    let len = file.size().await.map_err(StorageError::io("read", &path))?.min(CLEAN_LEN_MAX);
+    let len = usize::try_from(len).expect("a few bytes");
+    let bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
+    let opened = envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).ok();
+    let opened = opened.filter(|opened| opened.kind == KIND_CLEAN);
+    Ok(opened.and_then(|opened| codec::decode(&bytes[opened.body]).ok()))
+}
+
+/// Takes the mark away, durably, if there is a file of its name.
+pub(super) async fn remove_clean(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    let path = dir.join(CLEAN_NAME);
+    match disk.remove(&path).await {
+        Ok(()) => disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StorageError::io("remove", &path)(error)),
+    }
 }

@@ -1,0 +1,230 @@
+//! Getting space back: the live records of a mostly dead segment go to the end of the log, then its file goes.
+//!
+//! ```text
+//!   victim: dead  live  dead  removal      each live record: partition lock ── does the index still point here?
+//!                  └────────┴───────────▶  append at the end, point there ── wait until all are synced
+//!                                          ── remove the file, sync the directory, forget the segment
+//! ```
+//! A record is moved under its partition's lock, if it is still the newest of its key; an update that comes in between
+//! finds one place or the other, with the same contents. Copies go through the same appender and the same groups as
+//! everything else and hurry nobody; a limit on bytes a second, which grows with the need, keeps the disk for the
+//! clients.
+//!
+//! The order of things against crashes
+//! - The file goes after its copies are synced. A crash before finds both; the copies are newer and win the replay.
+//! - A removed file may come back as long as its directory is not synced. Until then the segment counts as there,
+//!   above all for the next rule.
+//! - A **removal record** may be the only thing that keeps an older entry of its key away. It is dropped only when no
+//!   older segment is there, and the snapshot on the disk (which may still list the key) is from after the removal.
+//! - A victim with a record that is needed and cannot be read stays: its key must be corrupt, not absent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::format::{KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet, StateBody};
+use super::index::{Place, index_key};
+use super::segment::{Segment, path_of};
+use super::store::{Inner, lock};
+use super::walk::{Item, Walk};
+use super::{Slot, StorageError, Table};
+use crate::net::codec;
+use crate::types::PartitionId;
+
+/// A victim must be at least this dead, in percent: otherwise more is written than won.
+const VICTIM_DEAD_MIN: u64 = 10;
+/// For each of these percent points above the limit of dead bytes the limit of bandwidth is added once more: clients
+/// that write faster than compaction may read would else fill the disk.
+const HURRY_STEP: u64 = 4;
+/// Copied records are on their way after this time, if no other record takes them along.
+const COPY_DUE: Duration = Duration::from_millis(20);
+/// Bytes read between two looks at the limit.
+const STEP: u64 = 256 * 1024;
+
+/// The segment to compact next, and by how many times the limit of bandwidth may be passed. Dead ones are to go at
+/// once, whatever the limits.
+pub(super) fn victim(inner: &Inner) -> Option<(Arc<Segment>, u64)> {
+    let segments = inner.segments.all();
+    let synced = inner.log.synced();
+    let newest = inner.log.segment().id;
+    let (mut len, mut live) = (0, 0);
+    let mut worst: Option<(u64, Arc<Segment>)> = None;
+    for (at, segment) in segments.iter().enumerate() {
+        let removals = if at == 0 && removals_may_go(inner, segment) { 0 } else { segment.removals() };
+        let needed = segment.live() + removals;
+        len += segment.len();
+        live += needed;
+        let closed = segment.id < newest && segment.end() <= synced;
+        if !closed || inner.is_pinned(segment) {
+            continue;
+        }
+        if needed == 0 {
+            return Some((segment.clone(), 0));
+        }
+        let dead = segment.len().saturating_sub(needed) * 100 / segment.len().max(1);
+        if dead >= VICTIM_DEAD_MIN && worst.as_ref().is_none_or(|(most, _)| dead > *most) {
+            worst = Some((dead, segment.clone()));
+        }
+    }
+    let dead = (len - live.min(len)) * 100 / len.max(1);
+    let limit = u64::from(inner.config.dead_percent_max);
+    let enough = len >= inner.config.segment_bytes;
+    worst.filter(|_| enough && dead >= limit).map(|(_, segment)| (segment, (dead - limit) / HURRY_STEP))
+}
+
+/// Whether nothing needs the removal records of the oldest segment any more.
+fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
+    !inner.segments.any_older(segment.id) && segment.end() <= inner.snapshot_from()
+}
+
+/// Compacts one segment.
+///
+/// # Errors
+/// When the disk fails, is full, or the log has latched. The segment is still there then, and nothing is lost.
+pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) -> Result<(), StorageError> {
+    let path = path_of(&inner.dir, victim.id);
+    let mut last = 0;
+    if !victim.is_dead() {
+        let Some(file) = victim.file().cloned() else { return Ok(()) };
+        let from = super::format::SEGMENT_HEAD_LEN as u64;
+        let mut walk = Walk::new(file, victim.id, from.min(victim.len()), victim.len());
+        let drop_removals = removals_may_go(inner, victim);
+        let mut pace = Pace::new(inner, hurry);
+        let mut group = PartitionSet::ALL;
+        while let Some(item) = walk.next().await.map_err(StorageError::io("read", &path))? {
+            match item {
+                Item::Group { head, .. } => group = head.partitions,
+                Item::Bad { from, to } => inner.note_damage(victim, from, to, &group),
+                Item::Record { offset, bytes, opened } => {
+                    let body = &bytes[opened.body];
+                    let position = victim.base + offset;
+                    let moved = move_record(inner, position, opened.kind, body, bytes.len(), drop_removals)?;
+                    last = moved.unwrap_or(last);
+                    pace.after(inner, offset).await?;
+                }
+            }
+        }
+        inner.log.wait_synced(last).await?;
+    }
+    if victim.live() > 0 {
+        tracing::error!(segment = victim.id, bytes = victim.live(), "kept: needed records cannot be read");
+        inner.pin(victim);
+        return Ok(());
+    }
+    inner.disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
+    inner.disk.sync_dir(&inner.dir).await.map_err(StorageError::io("sync", &inner.dir))?;
+    inner.segments.remove(victim.base);
+    inner.compacted(victim.len());
+    tracing::debug!(segment = victim.id, bytes = victim.len(), "compacted");
+    Ok(())
+}
+
+/// Copies one record to the end of the log if it is needed; the position behind the copy.
+fn move_record(
+    inner: &Inner,
+    position: u64,
+    kind: u16,
+    body: &[u8],
+    len: usize,
+    drop_removals: bool,
+) -> Result<Option<u64>, StorageError> {
+    let copy = |partition: PartitionId| {
+        let due = inner.clock.mono() + COPY_DUE;
+        inner.log.append(partition, due, |out, seed| super::format::append_raw(out, seed, kind, body))
+    };
+    let slot = || codec::decode_first::<Slot>(body).ok().map(|(slot, _)| slot);
+    match kind {
+        KIND_ENTRY => {
+            let Some(slot) = slot() else { return Ok(None) };
+            let Some(partition) = inner.partition(slot.partition) else { return Ok(None) };
+            let id = index_key(slot.namespace, &slot.key);
+            let mut partition = lock(partition);
+            let index = partition.index_mut(slot.table);
+            let Some(old) = index.get(&id).filter(|place| place.position == position) else {
+                return Ok(None);
+            };
+            let (to, len, segment) = copy(slot.partition)?;
+            // What is copied was synced here: the old file stays until the copy is, so nobody has to wait.
+            let new = Place::new(to, len, old.hash, false);
+            index.insert(&id, new);
+            segment.add_live(len as u64);
+            inner.segments.release(position, old.len());
+            inner.copied(len);
+            Ok(Some(new.end()))
+        }
+        KIND_REMOVE => {
+            let Some(slot) = slot().filter(|_| !drop_removals) else { return Ok(None) };
+            let Some(partition) = inner.partition(slot.partition) else { return Ok(None) };
+            let partition = lock(partition);
+            // With an entry in the index, that entry is what replay must end with.
+            if partition.get(slot.table, slot.namespace, &slot.key).is_some() {
+                return Ok(None);
+            }
+            let (to, len, segment) = copy(slot.partition)?;
+            segment.add_removal(len as u64);
+            inner.copied(len);
+            Ok(Some(to + len as u64))
+        }
+        KIND_STATE => {
+            let Ok(StateBody { partition: number, .. }) = codec::decode(body) else { return Ok(None) };
+            let Some(partition) = inner.partition(number) else { return Ok(None) };
+            let mut partition = lock(partition);
+            if partition.state_place != Some((position, len)) {
+                return Ok(None);
+            }
+            let (to, len, segment) = copy(number)?;
+            partition.state_place = Some((to, len));
+            segment.add_live(len as u64);
+            inner.segments.release(position, len);
+            Ok(Some(to + len as u64))
+        }
+        KIND_START => {
+            let mut started = lock(&inner.started);
+            if started.1 != position {
+                return Ok(None);
+            }
+            let (to, len, segment) = copy(PartitionId(0))?;
+            (started.1, started.2) = (to, len);
+            segment.add_live(len as u64);
+            inner.segments.release(position, len);
+            Ok(Some(to + len as u64))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Keeps to the limit of bytes a second.
+struct Pace {
+    began: Duration,
+    per_second: u64,
+    looked: u64,
+    read: u64,
+}
+
+impl Pace {
+    fn new(inner: &Inner, hurry: u64) -> Pace {
+        let per_second = inner.config.compaction_bytes_per_second.max(1).saturating_mul(1 + hurry);
+        Pace { began: inner.clock.mono(), per_second, looked: 0, read: 0 }
+    }
+
+    /// `offset` bytes of the victim are read.
+    async fn after(&mut self, inner: &Inner, offset: u64) -> Result<(), StorageError> {
+        if offset < self.looked + STEP {
+            return Ok(());
+        }
+        self.read += offset - self.looked;
+        self.looked = offset;
+        // A full disk or a latch ends the copying; a full buffer holds it up like any other writer.
+        inner.log.admit().await?;
+        let nanos = u128::from(self.read) * 1_000_000_000 / u128::from(self.per_second);
+        let due = self.began + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        inner.clock.sleep_until(due).await;
+        tokio::task::yield_now().await;
+        if inner.is_closing() {
+            return Err(StorageError::Latched("the store was closed".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// All tables, for those who look at every entry.
+pub(super) const TABLES: [Table; 2] = [Table::Data, Table::Guest];

@@ -1,0 +1,541 @@
+//! The end of the log: records gather in memory, and one appender writes them, group by group.
+//!
+//! ```text
+//!   append ──▶ gathered ──take──▶ writing ── write_at, fdatasync ──▶ synced: waiters go on
+//!              (positions                    meanwhile the next
+//!               are final)                   group gathers
+//! ```
+//! A record has its position, and its checksum over it, from the moment when it is gathered; until it is synced it
+//! is read from memory. A group lies within one segment; when a segment is full the next group begins another, whose
+//! name is synced before the group counts as synced.
+//!
+//! Invariants
+//! - No byte of a group is written before the fdatasync of the group before it returned. So after a crash at most the
+//!   last group is in doubt, and each group's head proves all that stands before it.
+//! - A failed write or sync *latches*: no position is announced as synced any more, and the file is not touched
+//!   again. fsync may fail once, drop the pages and succeed the next time; only a restart, which reads what is really
+//!   there, may go on (fsyncgate, 2018).
+//! - A full disk does not latch while nothing was synced wrongly: a write that ends with `StorageFull` is written
+//!   again, the same bytes at the same place, until it succeeds. Waiters are told at once; what becomes of their
+//!   records is unknown to them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::select;
+use tokio::sync::{Notify, oneshot};
+
+use super::StorageError;
+use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead};
+use super::segment::{Segment, Segments, path_of};
+use crate::io::{Clock, Disk};
+use crate::net::codec::CodecError;
+use crate::sync::Watched;
+use crate::types::PartitionId;
+
+/// Most bytes that may gather, whatever the settings say: a group's length is a u32.
+const GATHERED_MAX: usize = 1 << 30;
+/// How long a full disk is left alone before the next try.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
+
+/// How far the log is durable, and what keeps it from going on.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    pub(super) synced: u64,
+    pub(super) trouble: Option<Trouble>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// No space; goes away when there is some.
+    Full,
+    /// A write or sync failed; never goes away.
+    Failed(String),
+}
+
+impl Trouble {
+    pub(super) fn error(&self) -> StorageError {
+        match self {
+            Trouble::Full => StorageError::DiskFull,
+            Trouble::Failed(reason) => StorageError::Latched(reason.clone()),
+        }
+    }
+}
+
+/// A run of the log's bytes.
+#[derive(Default)]
+struct Run {
+    start: u64,
+    bytes: Bytes,
+}
+
+struct State {
+    /// The segment that the gathered group goes to.
+    segment: Arc<Segment>,
+    /// Position of the gathered group's head.
+    start: u64,
+    /// Begins with room for the head, once there is a record.
+    gathered: Vec<u8>,
+    records: u32,
+    partitions: PartitionSet,
+    /// By the clock's `mono`: when the gathered group must be on its way. Zero is now.
+    due: Duration,
+    /// Not yet synced, in the appender's hands.
+    writing: Run,
+    /// Behind the last record. Not `start` when nothing is gathered: the head of a segment may be in between.
+    end: u64,
+    /// Whom to wake when what is being written is synced, and when what has gathered is. Waking everybody after each
+    /// group would cost a thousand clients ten wakes for each write.
+    waiting_written: Vec<oneshot::Sender<()>>,
+    waiting_gathered: Vec<oneshot::Sender<()>>,
+    closing: bool,
+}
+
+/// A group that is sealed.
+struct Group {
+    segment: Arc<Segment>,
+    start: u64,
+    bytes: Bytes,
+    /// Synced before it.
+    synced: u64,
+}
+
+/// Where a new log goes on.
+pub(super) struct Start {
+    pub(super) segment: Arc<Segment>,
+    /// Everything before is synced; the next group stands here.
+    pub(super) position: u64,
+}
+
+/// Bounds of the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) segment_bytes: u64,
+    pub(super) gathered_bytes: usize,
+    pub(super) stall_max: Duration,
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) groups: AtomicU64,
+    pub(super) bytes: AtomicU64,
+}
+
+pub(super) struct Log {
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    dir: PathBuf,
+    limits: Limits,
+    segments: Arc<Segments>,
+    state: Mutex<State>,
+    work: Notify,
+    progress: Watched<Progress>,
+    /// The same as in `progress`, for a glance.
+    synced: AtomicU64,
+    /// When the write that is under way began, in nanoseconds of `mono` plus one; 0 when there is none.
+    pending_since: AtomicU64,
+    pub(super) counters: Counters,
+    /// Told after each group.
+    pub(super) maintenance: Notify,
+}
+
+/// The next group begins with room for its head.
+fn begin(state: &mut State) {
+    if state.gathered.is_empty() {
+        state.gathered.resize(GROUP_HEAD_LEN, 0);
+        state.due = Duration::MAX;
+    }
+}
+
+impl Log {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        dir: PathBuf,
+        limits: Limits,
+        segments: Arc<Segments>,
+        start: Start,
+    ) -> Log {
+        let state = State {
+            segment: start.segment,
+            start: start.position,
+            gathered: Vec::new(),
+            records: 0,
+            partitions: PartitionSet::default(),
+            due: Duration::MAX,
+            writing: Run::default(),
+            end: start.position,
+            waiting_written: Vec::new(),
+            waiting_gathered: Vec::new(),
+            closing: false,
+        };
+        Log {
+            disk,
+            clock,
+            dir,
+            limits,
+            segments,
+            state: Mutex::new(state),
+            work: Notify::new(),
+            progress: Watched::new(Progress { synced: start.position, trouble: None }),
+            synced: AtomicU64::new(start.position),
+            pending_since: AtomicU64::new(0),
+            counters: Counters::default(),
+            maintenance: Notify::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything before this position is durable.
+    pub(super) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    /// The position behind the last record, and where a replay may begin that is to meet all records from now on.
+    pub(super) fn end(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.end, state.start)
+    }
+
+    /// The segment that is being written.
+    pub(super) fn segment(&self) -> Arc<Segment> {
+        self.state().segment.clone()
+    }
+
+    /// Waits until there is room for a record, and says whether one may be appended at all. To be asked before a
+    /// change is made.
+    pub(super) async fn admit(&self) -> Result<(), StorageError> {
+        self.check()?;
+        if self.gathered() <= self.limits.gathered_bytes {
+            return Ok(());
+        }
+        while self.gathered() > self.limits.gathered_bytes {
+            self.check()?;
+            // Room comes with a group that was written. The lock of the gathered bytes stands before the one of
+            // `progress` in the lock order, so the wait looks at `progress` alone.
+            let before = self.progress.get().synced;
+            if self.gathered() <= self.limits.gathered_bytes {
+                break;
+            }
+            let moved = |now: &Progress| (now.synced > before || now.trouble.is_some()).then_some(());
+            self.progress.wait_for(moved).await;
+        }
+        self.check()
+    }
+
+    pub(super) fn gathered(&self) -> usize {
+        self.state().gathered.len()
+    }
+
+    /// Whether a record may be appended now.
+    pub(super) fn check(&self) -> Result<(), StorageError> {
+        if let Some(trouble) = &self.progress.get().trouble {
+            return Err(trouble.error());
+        }
+        let since = self.pending_since.load(Ordering::Relaxed);
+        if since > 0 {
+            let pending = self.clock.mono().saturating_sub(Duration::from_nanos(since - 1));
+            if pending > self.limits.stall_max {
+                return Err(StorageError::Stalled(pending));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers a record that `write` appends, given the seed of its place. It is on its way at `due` (of `mono`) at
+    /// the latest; `Duration::ZERO` is at once. Gives the record's position and length.
+    ///
+    /// # Errors
+    /// When `write` refuses, or the store is closed. Nothing was gathered.
+    pub(super) fn append(
+        &self,
+        partition: PartitionId,
+        due: Duration,
+        write: impl FnOnce(&mut Vec<u8>, u32) -> Result<usize, CodecError>,
+    ) -> Result<(u64, usize, Arc<Segment>), StorageError> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.closing {
+            return Err(StorageError::Latched("the store was closed".to_owned()));
+        }
+        if state.gathered.len() > GATHERED_MAX {
+            return Err(StorageError::Stalled(Duration::ZERO));
+        }
+        begin(state);
+        let position = state.start + state.gathered.len() as u64;
+        let seed = state.segment.seed(position);
+        let len = match write(&mut state.gathered, seed) {
+            Ok(len) => len,
+            Err(error) => {
+                if state.records == 0 {
+                    state.gathered.clear();
+                }
+                return Err(error.into());
+            }
+        };
+        state.end = position + len as u64;
+        state.records += 1;
+        state.partitions.insert(partition);
+        let sooner = due < state.due;
+        state.due = state.due.min(due);
+        let segment = state.segment.clone();
+        drop(guard);
+        if sooner {
+            self.work.notify_one();
+        }
+        Ok((position, len, segment))
+    }
+
+    /// The bytes of a record that is not synced yet; none when it is.
+    pub(super) fn unsynced(&self, position: u64, len: usize) -> Option<Bytes> {
+        let state = self.state();
+        let within = |start: u64, held: usize| {
+            let from = usize::try_from(position.checked_sub(start)?).ok()?;
+            (from + len <= held).then_some(from..from + len)
+        };
+        if let Some(range) = within(state.start, state.gathered.len()) {
+            return Some(Bytes::copy_from_slice(&state.gathered[range]));
+        }
+        within(state.writing.start, state.writing.bytes.len()).map(|range| state.writing.bytes.slice(range))
+    }
+
+    /// Waits until everything before the position is durable; a group that could wait is sent on its way.
+    pub(super) async fn wait_synced(&self, position: u64) -> Result<(), StorageError> {
+        if self.synced() >= position {
+            return Ok(());
+        }
+        loop {
+            let woken = {
+                let mut state = self.state();
+                // Looked at under the lock under which the appender takes its lists: no wake is missed.
+                let now = self.progress.get();
+                if now.synced >= position {
+                    return Ok(());
+                }
+                if let Some(trouble) = &now.trouble {
+                    return Err(trouble.error());
+                }
+                let (wake, woken) = oneshot::channel();
+                if position > state.start && !state.gathered.is_empty() {
+                    state.waiting_gathered.push(wake);
+                    if state.due > Duration::ZERO {
+                        state.due = Duration::ZERO;
+                        self.work.notify_one();
+                    }
+                } else {
+                    state.waiting_written.push(wake);
+                }
+                woken
+            };
+            // A sender that is dropped is a wake too.
+            let _ = woken.await;
+        }
+    }
+
+    /// Wakes who waits for what was written; with `all`, everybody.
+    fn wake(&self, all: bool) {
+        let mut state = self.state();
+        let written = std::mem::take(&mut state.waiting_written);
+        let gathered = if all { std::mem::take(&mut state.waiting_gathered) } else { Vec::new() };
+        drop(state);
+        for waiting in written.into_iter().chain(gathered) {
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Waits until a write or sync has failed.
+    pub(super) async fn failed(&self) -> String {
+        let failed = |now: &Progress| match &now.trouble {
+            Some(Trouble::Failed(reason)) => Some(reason.clone()),
+            _ => None,
+        };
+        self.progress.wait_for(failed).await
+    }
+
+    /// Takes no more records; the appender ends when all are written. Gives the end of the log.
+    pub(super) fn close(&self) -> u64 {
+        let mut state = self.state();
+        state.closing = true;
+        let end = state.end;
+        drop(state);
+        self.work.notify_one();
+        end
+    }
+
+    /// The one task that writes. Ends after [`Log::close`], or when it has latched.
+    pub(super) async fn run(&self) {
+        while let Some(group) = self.next_group().await {
+            loop {
+                self.pending_since.store(nanos(self.clock.mono()), Ordering::Relaxed);
+                let written = self.write(&group).await;
+                self.pending_since.store(0, Ordering::Relaxed);
+                match written {
+                    Ok(()) => break,
+                    Err(Failure::Full) => {
+                        if !self.stays_full().await {
+                            return;
+                        }
+                    }
+                    Err(Failure::Latch(error)) => {
+                        tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
+                        self.progress.modify(|now| {
+                            now.trouble = Some(Trouble::Failed(error.to_string()));
+                            true
+                        });
+                        self.wake(true);
+                        return;
+                    }
+                }
+            }
+            self.done(&group);
+        }
+    }
+
+    /// Waits for the next group to be due and seals it; none when the log is closed.
+    async fn next_group(&self) -> Option<Group> {
+        loop {
+            let due = {
+                let mut state = self.state();
+                if state.gathered.is_empty() {
+                    if state.closing {
+                        return None;
+                    }
+                    Duration::MAX
+                } else {
+                    let full = state.gathered.len() > self.limits.gathered_bytes / 2;
+                    let due = state.due;
+                    if full || state.closing || due.is_zero() || due <= self.clock.mono() {
+                        return Some(self.seal(&mut state));
+                    }
+                    due
+                }
+            };
+            if due == Duration::MAX {
+                self.work.notified().await;
+            } else {
+                select! {
+                    biased;
+                    () = self.work.notified() => {}
+                    () = self.clock.sleep_until(due) => {}
+                }
+            }
+        }
+    }
+
+    fn seal(&self, state: &mut State) -> Group {
+        let capacity = state.gathered.len();
+        let mut gathered = std::mem::replace(&mut state.gathered, Vec::with_capacity(capacity));
+        let start = state.start;
+        let head = GroupHead {
+            position: start,
+            synced: self.synced(),
+            len: u32::try_from(gathered.len() - GROUP_HEAD_LEN).expect("checked: a group is below 4 GiB"),
+            records: std::mem::take(&mut state.records),
+            checksum: crc32c::crc32c(&gathered[GROUP_HEAD_LEN..]),
+            partitions: std::mem::take(&mut state.partitions),
+        };
+        head.write(&mut gathered, state.segment.seed(start));
+        let bytes = Bytes::from(gathered);
+        let segment = state.segment.clone();
+        let end = start + bytes.len() as u64;
+        state.writing = Run { start, bytes: bytes.clone() };
+        let gathered = std::mem::take(&mut state.waiting_gathered);
+        state.waiting_written.extend(gathered);
+        state.start = end;
+        // What goes to the file will have this length; nobody reads it from there before it is synced.
+        segment.set_len(end - segment.base);
+        if end - segment.base >= self.limits.segment_bytes {
+            let next = Arc::new(Segment::new(segment.id + 1, end));
+            next.set_len(SEGMENT_HEAD_LEN as u64);
+            self.segments.insert(next.clone());
+            state.segment = next;
+            state.start = end + SEGMENT_HEAD_LEN as u64;
+        }
+        Group { segment, start, bytes, synced: head.synced }
+    }
+
+    async fn write(&self, group: &Group) -> Result<(), Failure> {
+        let segment = &group.segment;
+        let offset = group.start - segment.base;
+        let first = offset == SEGMENT_HEAD_LEN as u64;
+        let file = match segment.file() {
+            Some(file) => file.clone(),
+            None => self.disk.open(&path_of(&self.dir, segment.id), true).await?,
+        };
+        if first {
+            let head = SegmentHead { id: segment.id, base: segment.base, synced: group.synced };
+            file.write_at(0, head.encode().into()).await?;
+        }
+        file.write_at(offset, group.bytes.clone()).await?;
+        // From here on also a full disk latches: what of the file is lost after a failed sync, nobody knows.
+        file.sync_data().await.map_err(Failure::Latch)?;
+        if first {
+            self.disk.sync_dir(&self.dir).await.map_err(Failure::Latch)?;
+        }
+        segment.set_file(file);
+        Ok(())
+    }
+
+    fn done(&self, group: &Group) {
+        let end = group.start + group.bytes.len() as u64;
+        self.state().writing = Run::default();
+        self.counters.groups.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes.fetch_add(group.bytes.len() as u64, Ordering::Relaxed);
+        self.synced.store(end, Ordering::Release);
+        self.progress.set(Progress { synced: end, trouble: None });
+        self.wake(false);
+        self.maintenance.notify_one();
+    }
+
+    /// Says that the disk is full, and waits a little. `false` when the log is closed meanwhile.
+    async fn stays_full(&self) -> bool {
+        self.progress.modify(|now| {
+            let new = now.trouble.is_none();
+            if new {
+                tracing::error!(dir = %self.dir.display(), "the disk is full: writes are refused, reads go on");
+                now.trouble = Some(Trouble::Full);
+            }
+            new
+        });
+        self.wake(true);
+        let until = self.clock.mono() + FULL_PAUSE;
+        loop {
+            if self.state().closing {
+                return false;
+            }
+            select! {
+                biased;
+                () = self.clock.sleep_until(until) => return true,
+                () = self.work.notified() => {}
+            }
+        }
+    }
+}
+
+enum Failure {
+    /// Try again later.
+    Full,
+    /// Never again.
+    Latch(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::Full,
+            _ => Failure::Latch(error),
+        }
+    }
+}
+
+fn nanos(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).unwrap_or(u64::MAX - 1) + 1
+}

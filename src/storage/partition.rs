@@ -1,0 +1,191 @@
+//! What is in memory of one partition: both indexes, the Merkle tree over its data, who is owed what, its state.
+//!
+//! A partition is one lock. Under it a record is gathered in the log *and* entered here, so whoever holds it sees
+//! both or neither: a snapshot that reads the log's end before it takes the lock finds here everything before that
+//! end, and the fence is read and raised in one order with the records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use super::PartitionState;
+use super::Table;
+use super::index::{Direction, Index, Place, index_key, split_key};
+use crate::dynamo::merkle::{LeafBits, MerkleKey, MerkleTree};
+use crate::dynamo::ring::{PartitionCount, key_hash};
+use crate::types::{Key, Namespace, NodeId};
+
+/// Leaf counts that lie this far apart are worth a rebuild.
+const BITS_APART: u32 = 2;
+
+/// What all partitions share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) partitions: PartitionCount,
+    pub(super) merkle_key: MerkleKey,
+}
+
+pub(super) struct Partition {
+    shape: Shape,
+    pub(super) state: PartitionState,
+    /// The record that has the state: position and length.
+    pub(super) state_place: Option<(u64, usize)>,
+    data: Index,
+    guests: Index,
+    tree: MerkleTree,
+    /// The targets of every entry that has some, by table and index key.
+    owed: BTreeMap<(Table, Box<[u8]>), Vec<NodeId>>,
+    owed_to: BTreeSet<(NodeId, Table, Box<[u8]>)>,
+    /// Behind the newest removal: until it is synced, "there is nothing" may be taken back by a crash.
+    pub(super) removed_until: u64,
+}
+
+impl Partition {
+    pub(super) fn new(shape: Shape) -> Partition {
+        Partition {
+            shape,
+            state: PartitionState::default(),
+            state_place: None,
+            data: Index::default(),
+            guests: Index::default(),
+            tree: MerkleTree::new(&shape.merkle_key, shape.partitions, LeafBits::default()),
+            owed: BTreeMap::new(),
+            owed_to: BTreeSet::new(),
+            removed_until: 0,
+        }
+    }
+
+    pub(super) fn index(&self, table: Table) -> &Index {
+        match table {
+            Table::Data => &self.data,
+            Table::Guest => &self.guests,
+        }
+    }
+
+    pub(super) fn index_mut(&mut self, table: Table) -> &mut Index {
+        match table {
+            Table::Data => &mut self.data,
+            Table::Guest => &mut self.guests,
+        }
+    }
+
+    pub(super) fn tree(&self) -> &MerkleTree {
+        &self.tree
+    }
+
+    /// Takes over the leaves of a snapshot.
+    pub(super) fn set_tree(&mut self, tree: MerkleTree) {
+        self.tree = tree;
+    }
+
+    /// Enters where an entry now stands; the place it had. `id` is the index key of namespace and key.
+    pub(super) fn set(
+        &mut self,
+        table: Table,
+        namespace: Namespace,
+        key: &Key,
+        id: &[u8],
+        place: Place,
+        targets: &[NodeId],
+    ) -> Option<Place> {
+        let old = self.index_mut(table).insert(id, place);
+        if table == Table::Data {
+            let hash = key_hash(namespace, key);
+            self.tree.update(namespace, key, hash, old.map(|old| old.hash), Some(place.hash));
+            self.resize();
+        }
+        self.set_targets(table, id, targets);
+        old
+    }
+
+    /// Enters that there is no entry any more; the place it had.
+    pub(super) fn unset(
+        &mut self,
+        table: Table,
+        namespace: Namespace,
+        key: &Key,
+        id: &[u8],
+    ) -> Option<Place> {
+        let old = self.index_mut(table).remove(id)?;
+        if table == Table::Data {
+            self.tree.update(namespace, key, key_hash(namespace, key), Some(old.hash), None);
+            self.resize();
+        }
+        self.set_targets(table, id, &[]);
+        Some(old)
+    }
+
+    pub(super) fn set_targets(&mut self, table: Table, id: &[u8], targets: &[NodeId]) {
+        if targets.is_empty() && self.owed.is_empty() {
+            return;
+        }
+        let owed = (table, Box::from(id));
+        let old = if targets.is_empty() {
+            self.owed.remove(&owed)
+        } else {
+            self.owed.insert(owed, targets.to_vec())
+        };
+        for target in old.into_iter().flatten() {
+            self.owed_to.remove(&(target, table, Box::from(id)));
+        }
+        for target in targets {
+            self.owed_to.insert((*target, table, Box::from(id)));
+        }
+    }
+
+    /// All targets there are, for a snapshot.
+    pub(super) fn owed(&self) -> impl Iterator<Item = (Table, &[u8], &[NodeId])> {
+        self.owed.iter().map(|((table, id), targets)| (*table, &**id, &**targets))
+    }
+
+    /// The nodes that are owed something.
+    pub(super) fn targets(&self) -> BTreeSet<NodeId> {
+        self.owed_to.iter().map(|(node, ..)| *node).collect()
+    }
+
+    /// Entries owed to a node, in order from behind `after`.
+    pub(super) fn owed_to(
+        &self,
+        node: NodeId,
+        after: Option<(Table, &[u8])>,
+        limit: usize,
+    ) -> Vec<(Table, Namespace, Key)> {
+        let from = match after {
+            Some((table, id)) => Bound::Excluded((node, table, Box::from(id))),
+            None => Bound::Included((node, Table::Data, Box::default())),
+        };
+        let range = self.owed_to.range((from, Bound::Unbounded)).take_while(|(owed, ..)| *owed == node);
+        let keys = range.filter_map(|(_, table, id)| {
+            let (namespace, key) = split_key(id)?;
+            Some((*table, namespace, key))
+        });
+        keys.take(limit).collect()
+    }
+
+    /// Keeps the leaf count near what the number of keys asks for.
+    fn resize(&mut self) {
+        let wanted = LeafBits::for_keys(self.data.len() as u64);
+        let has = self.tree.bits();
+        if wanted.get() >= has.get() + BITS_APART {
+            self.rebuild(wanted);
+        } else if wanted.get() + BITS_APART <= has.get() {
+            self.tree.shrink(wanted).expect("to fewer leaves");
+        }
+    }
+
+    /// Makes the tree anew from the index.
+    fn rebuild(&mut self, bits: LeafBits) {
+        let mut tree = MerkleTree::new(&self.shape.merkle_key, self.shape.partitions, bits);
+        self.data.scan(Bound::Unbounded, Direction::Ascending, |id, place| {
+            if let Some((namespace, key)) = split_key(id) {
+                tree.update(namespace, &key, key_hash(namespace, &key), None, Some(place.hash));
+            }
+            true
+        });
+        self.tree = tree;
+    }
+
+    /// The place of a key.
+    pub(super) fn get(&self, table: Table, namespace: Namespace, key: &Key) -> Option<Place> {
+        self.index(table).get(&index_key(namespace, key))
+    }
+}

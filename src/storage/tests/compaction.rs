@@ -1,0 +1,132 @@
+use super::*;
+use crate::io::Clock;
+
+#[tokio::test]
+async fn compaction_under_concurrent_updates_loses_nothing_and_gives_space_back() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 20_000, cache_bytes: 0, ..tiny() };
+    let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    let mut tasks = Vec::new();
+    for task in 0..8u32 {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            for n in 0..400u32 {
+                let key = format!("key{}-{}", task, n * 7 % 20);
+                put_durable(&store, &key, &format!("{n}")).await;
+                assert_eq!(get(&store, &key).await, Some(format!("{n}")));
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    until("compaction", || store.stats().log_bytes < 100_000).await;
+    let stats = store.stats();
+    assert!(stats.copied_bytes > 0 && stats.removed_bytes > 100_000, "{stats:?}");
+    let last = |task: u32, key: u32| (0..400).rev().find(|n| n * 7 % 20 == key).map(|n| (task, n)).unwrap().1;
+    for image in [Loss::All, Loss::Nothing] {
+        let (again, recovery) = open_with(&disk.after(image), config.clone()).await.unwrap();
+        assert_eq!(recovery.corrupt, 0);
+        for task in 0..8 {
+            for key in 0..20 {
+                let value = get(&again, &format!("key{task}-{key}")).await;
+                assert_eq!(value, Some(last(task, key).to_string()));
+            }
+        }
+        assert_eq!((contents(&again), roots(&again)), (contents(&store), roots(&store)));
+    }
+}
+
+#[tokio::test]
+async fn a_removed_key_stays_away_whatever_is_compacted() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 700, dead_percent_max: 15, ..tiny() };
+    let (store, _) = open_with(&disk, StoreConfig { dead_percent_max: 101, ..config.clone() }).await.unwrap();
+    // The oldest segment keeps an old entry of "gone", beside one that keeps the segment from being worth compacting.
+    put_durable(&store, "gone", "1").await;
+    put_durable(&store, "stays", &"x".repeat(5000)).await;
+    let position = remove(&store, "gone").await.unwrap();
+    store.wait_synced(position).await.unwrap();
+    for n in 0..100 {
+        put_durable(&store, "churn", &format!("{n}")).await;
+    }
+    store.close().await.unwrap();
+    let mut image = disk.after(Loss::All);
+    for round in 0..6 {
+        let (store, recovery) = open_with(&image, config.clone()).await.unwrap();
+        assert_eq!(recovery.corrupt, 0);
+        for n in 0..50 {
+            put_durable(&store, "churn", &format!("{n}")).await;
+        }
+        assert_eq!(get(&store, "gone").await, None, "round {round}");
+        assert_eq!(get(&store, "stays").await.map(|value| value.len()), Some(5000));
+        // Without the snapshot all that keeps it away is its removal record.
+        let bare = image.after(Loss::Nothing);
+        let _ = bare.remove(&Path::new(DIR).join("index.snap")).await;
+        let (bare, _) = open_with(&bare, quiet()).await.unwrap();
+        assert_eq!(get(&bare, "gone").await, None, "round {round}, full replay");
+        assert_eq!(get(&bare, "stays").await.map(|value| value.len()), Some(5000));
+        image = image.after(if round % 2 == 0 { Loss::All } else { Loss::Nothing });
+    }
+}
+
+#[tokio::test]
+async fn segments_of_nothing_but_removals_do_not_chase_their_own_tail() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 2000, ..tiny() };
+    let (store, _) = open_with(&disk, config).await.unwrap();
+    put_durable(&store, "stays", &"x".repeat(5000)).await;
+    for n in 0..100 {
+        put_durable(&store, &format!("key{n}"), "v").await;
+        let position = remove(&store, &format!("key{n}")).await.unwrap();
+        store.wait_synced(position).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = store.stats().written_bytes;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(store.stats().written_bytes, before, "idle");
+}
+
+#[tokio::test]
+async fn a_victim_with_a_needed_record_that_cannot_be_read_stays() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 1000, cache_bytes: 0, ..quiet() };
+    let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    put_durable(&store, "key", "value").await;
+    for n in 0..50 {
+        put_durable(&store, "churn", &format!("{n}")).await;
+    }
+    store.close().await.unwrap();
+    let path = segment_paths(&disk).remove(0);
+    let image = disk.after(Loss::All);
+    // A snapshot that knows of the key; otherwise the replay would find the damage first.
+    let (store, _) = open_with(&image, config.clone()).await.unwrap();
+    store.snapshot().await.unwrap();
+    store.close().await.unwrap();
+    let image = image.after(Loss::All);
+    let mut bytes = image.contents(&path);
+    let at = bytes.windows(5).position(|window| window == b"value").unwrap();
+    bytes[at] ^= 1;
+    image.set_contents(&path, bytes);
+    let (store, _) = open_with(&image, StoreConfig { dead_percent_max: 5, ..config }).await.unwrap();
+    for n in 0..50 {
+        put_durable(&store, "churn", &format!("{n}")).await;
+    }
+    until("the damage is met", || !store.stats().damaged.is_empty()).await;
+    assert!(segment_paths(&image).contains(&path));
+    assert!(matches!(try_get(&store, "key").await, Err(StorageError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn the_limit_on_bandwidth_is_kept() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 2_000_000, dead_percent_max: 20, ..quiet() };
+    let slow = StoreConfig { compaction_bytes_per_second: 10_000_000, ..config };
+    let (store, _) = open_with(&disk, slow).await.unwrap();
+    let clock = RealClock::new();
+    for n in 0..60 {
+        put_durable(&store, &format!("key{}", n % 40), &"x".repeat(100_000)).await;
+    }
+    until("compaction", || store.stats().removed_bytes > 0).await;
+    assert!(clock.mono() > Duration::from_millis(100), "two megabytes at ten a second");
+}

@@ -1,0 +1,196 @@
+//! Disks that fail, fill up or do not answer; marks that lie.
+
+use super::*;
+use crate::io::{BoxFuture, Clock};
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "old", "value").await;
+    disk.fail_syncs(true);
+    let position = put(&store, "key", "value").await.unwrap();
+    assert!(matches!(store.wait_synced(position).await, Err(StorageError::Latched(_))));
+    assert_eq!(store.failed().await, "the disk is on fire");
+    // The next sync would succeed without having written the pages.
+    disk.fail_syncs(false);
+    let writes = disk.log().len();
+    assert!(matches!(put(&store, "other", "value").await, Err(StorageError::Latched(_))));
+    assert!(matches!(try_get(&store, "key").await, Err(StorageError::Latched(_))));
+    assert_eq!(get(&store, "old").await.as_deref(), Some("value"), "what was durable is served");
+    assert!(matches!(store.close().await, Err(StorageError::Latched(_))));
+    let after = disk.log().split_off(writes);
+    assert!(!after.iter().any(|done| done.starts_with("write") || done.starts_with("sync")), "{after:?}");
+    let (store, recovery) = open(&disk.after(Loss::All)).await;
+    assert_eq!((recovery.clean, recovery.corrupt), (false, 0));
+    assert_eq!(get(&store, "key").await, None);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space() {
+    for config in [quiet(), tiny()] {
+        let disk = TestDisk::new();
+        let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+        put_durable(&store, "old", "value").await;
+        disk.set_full(true);
+        let position = put(&store, "key", &"value".repeat(400)).await.unwrap();
+        assert_eq!(store.wait_synced(position).await, Err(StorageError::DiskFull));
+        let called = std::sync::atomic::AtomicBool::new(false);
+        let other = slot("other");
+        let refused = store.update(&other, Durability::Sync, |_| {
+            called.store(true, std::sync::atomic::Ordering::Relaxed);
+            (Change::Write, ())
+        });
+        assert_eq!(refused.await.err(), Some(StorageError::DiskFull));
+        assert!(!called.into_inner(), "no dot may be made for a refused update");
+        assert_eq!(get(&store, "old").await.as_deref(), Some("value"));
+        assert_eq!(try_get(&store, "key").await, Err(StorageError::DiskFull), "it may still be lost");
+
+        disk.set_full(false);
+        // The group is written again by itself.
+        for _ in 0..100 {
+            if store.wait_synced(position).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(get(&store, "key").await.map(|value| value.len()), Some(2000));
+        put_durable(&store, "other", "new").await;
+        let (store, recovery) = open_with(&disk.after(Loss::All), config).await.unwrap();
+        assert_eq!(recovery.corrupt, 0);
+        assert_eq!(get(&store, "key").await.map(|value| value.len()), Some(2000));
+        assert_eq!(get(&store, "other").await.as_deref(), Some("new"));
+    }
+}
+
+/// A clock that stands until it is set.
+#[derive(Default)]
+struct StillClock(std::sync::Mutex<Duration>);
+
+impl Clock for StillClock {
+    fn mono(&self) -> Duration {
+        *self.0.lock().unwrap()
+    }
+    fn wall(&self) -> Duration {
+        self.mono()
+    }
+    fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        let over = deadline <= self.mono();
+        Box::pin(async move {
+            if !over {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_takes_too_long_makes_updates_fail_until_it_returns() {
+    let (held, permits) = TestDisk::new().with_permits(1);
+    let clock = Arc::new(StillClock::default());
+    let opened =
+        Store::open(Arc::new(held), clock.clone(), Path::new(DIR), Incarnation(1), quiet()).await.unwrap();
+    let (store, _) = opened;
+    let position = put(&store, "key", "value").await.unwrap();
+    tokio::task::yield_now().await;
+    *clock.0.lock().unwrap() = Duration::from_secs(9);
+    put(&store, "key", "value").await.unwrap();
+    *clock.0.lock().unwrap() = Duration::from_secs(11);
+    assert!(matches!(put(&store, "key", "value").await, Err(StorageError::Stalled(_))));
+    permits.add_permits(9);
+    store.wait_synced(position).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    put(&store, "key", "value").await.unwrap();
+}
+
+#[tokio::test]
+async fn no_byte_of_a_group_is_written_before_the_sync_of_the_one_before_returned() {
+    let disk = TestDisk::new();
+    let (held, permits) = disk.with_permits(1);
+    let (store, _) = open(&held).await;
+    put(&store, "a", "1").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let writes = || disk.log().iter().filter(|done| done.starts_with("write")).count();
+    let before = writes();
+    for n in 0..20 {
+        put(&store, &format!("b{n}"), "2").await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(writes(), before);
+    let groups = store.stats().groups;
+    permits.add_permits(2);
+    let position = put(&store, "c", "3").await.unwrap();
+    store.wait_synced(position).await.unwrap();
+    assert_eq!(store.stats().groups, groups + 2, "all that waited went in one group");
+}
+
+#[tokio::test]
+async fn the_clean_mark_is_written_last_and_its_removal_is_synced_before_anything_is_written() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "key", "value").await;
+    store.close().await.unwrap();
+    let log = disk.log();
+    let changes: Vec<&String> = log.iter().filter(|done| !done.starts_with("read")).collect();
+    let last: Vec<&str> =
+        changes[changes.len() - 3..].iter().map(|done| done.split(' ').next().unwrap()).collect();
+    assert_eq!(last, ["write", "sync", "sync-dir"], "{changes:?}");
+
+    let after = disk.after(Loss::Nothing);
+    let (_store, recovery) = open(&after).await;
+    assert!(recovery.clean && recovery.rewritten == 0);
+    let log = after.log();
+    let removed = log.iter().position(|done| done == "remove clean").unwrap();
+    assert_eq!(log[removed + 1], "sync-dir");
+    assert!(!log[..removed].iter().any(|done| done.starts_with("write")), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_stale_clean_mark_proves_no_more_than_it_says() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "key", "1").await;
+    store.close().await.unwrap();
+    let mark = disk.contents(&Path::new(DIR).join("clean"));
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "key", "2").await;
+    // Somebody restored the mark alone.
+    let image = disk.after(Loss::Nothing);
+    image.set_contents(&Path::new(DIR).join("clean"), mark.clone());
+    let (again, recovery) = open(&image).await;
+    assert!(!recovery.clean);
+    assert_eq!((recovery.rewritten, recovery.corrupt), (1, 0));
+    assert_eq!(get(&again, "key").await.as_deref(), Some("2"));
+    drop(store);
+
+    // A mark that knows of more than there is: durable bytes are gone, and nobody knows whose they were.
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "key", "1").await;
+    store.close().await.unwrap();
+    let image = disk.after(Loss::Nothing);
+    let path = segment_paths(&image).remove(0);
+    let mut bytes = image.contents(&path);
+    bytes.pop();
+    image.set_contents(&path, bytes);
+    let (_, recovery) = open(&image).await;
+    assert!(recovery.corrupt > 0 && !recovery.clean, "{recovery:?}");
+    assert_eq!(recovery.suspects.len(), 8);
+}
+
+#[tokio::test]
+async fn a_snapshot_counts_only_after_all_that_it_points_at_is_synced() {
+    let disk = TestDisk::new();
+    let (held, permits) = disk.with_permits(1);
+    let (store, _) = open(&held).await;
+    put(&store, "key", "value").await.unwrap();
+    let snapshot = store.snapshot();
+    tokio::pin!(snapshot);
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut snapshot).await.is_err());
+    assert!(!disk.names().contains(&"index.snap".to_owned()));
+    permits.add_permits(1);
+    snapshot.await.unwrap();
+    let (store, recovery) = open(&disk.after(Loss::All)).await;
+    assert!(recovery.snapshot && recovery.corrupt == 0 && recovery.rewritten == 0, "{recovery:?}");
+    assert_eq!(get(&store, "key").await.as_deref(), Some("value"));
+}

@@ -1,0 +1,114 @@
+//! Walks over a segment's records from front to back, and over damage to the next whole record behind it.
+//!
+//! A record is whole when its checksum, which starts from its place, is right. Behind a bad byte the length field
+//! cannot be trusted, so every following byte is tried as the beginning of a record; the cheap conditions of
+//! `format::plausible_len` come first. What lies between is one stretch of damage.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::format::{GroupHead, KIND_GROUP, open_record, plausible_len, seed_of};
+use crate::io::File;
+use crate::net::envelope::{Opened, PREFIX_LEN};
+
+/// Read at once.
+const WINDOW: usize = 1024 * 1024;
+/// Where a read of a window fails, it is read again in pieces of this length; a piece that fails is damage.
+const PIECE: usize = 4096;
+
+/// What stands at an offset of a segment.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// The head of a group.
+    Group { offset: u64, head: GroupHead },
+    /// A record of another kind.
+    Record { offset: u64, bytes: Bytes, opened: Opened },
+    /// Nothing whole in between.
+    Bad { from: u64, to: u64 },
+}
+
+/// A walk over the bytes `offset..limit` of one segment.
+pub(super) struct Walk {
+    file: Arc<dyn File>,
+    id: u64,
+    offset: u64,
+    limit: u64,
+    window_start: u64,
+    window: Bytes,
+}
+
+impl Walk {
+    /// `limit` must not be behind the end of the file.
+    pub(super) fn new(file: Arc<dyn File>, id: u64, offset: u64, limit: u64) -> Walk {
+        Walk { file, id, offset, limit, window_start: offset, window: Bytes::new() }
+    }
+
+    /// The next item; none at the limit.
+    ///
+    /// # Errors
+    /// When the file does not answer at all.
+    pub(super) async fn next(&mut self) -> io::Result<Option<Item>> {
+        let from = self.offset;
+        while self.offset < self.limit {
+            let offset = self.offset;
+            if let Some((bytes, opened)) = self.at(offset).await? {
+                if from < offset {
+                    return Ok(Some(Item::Bad { from, to: offset }));
+                }
+                self.offset += bytes.len() as u64;
+                if opened.kind == KIND_GROUP
+                    && let Some(head) = GroupHead::read(&bytes)
+                {
+                    return Ok(Some(Item::Group { offset, head }));
+                }
+                return Ok(Some(Item::Record { offset, bytes, opened }));
+            }
+            self.offset += 1;
+        }
+        Ok((from < self.limit).then_some(Item::Bad { from, to: self.limit }))
+    }
+
+    /// The whole record at an offset.
+    async fn at(&mut self, offset: u64) -> io::Result<Option<(Bytes, Opened)>> {
+        let left = usize::try_from(self.limit - offset).unwrap_or(usize::MAX);
+        if left < PREFIX_LEN {
+            return Ok(None);
+        }
+        let Some(len) = plausible_len(self.bytes(offset, PREFIX_LEN).await?, left) else { return Ok(None) };
+        let seed = seed_of(self.id, offset);
+        let opened = open_record(self.bytes(offset, len).await?, seed);
+        let from = usize::try_from(offset - self.window_start).expect("within the window");
+        Ok(opened.map(|opened| (self.window.slice(from..from + len), opened)))
+    }
+
+    /// The bytes at `offset`, through a window, so that small records do not cost a read each.
+    async fn bytes(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let from = usize::try_from(offset - self.window_start).unwrap_or(usize::MAX);
+        if from.saturating_add(len) > self.window.len() {
+            let left = usize::try_from(self.limit - offset).unwrap_or(usize::MAX);
+            self.window = self.read(offset, left.min(len.max(WINDOW))).await?;
+            self.window_start = offset;
+        }
+        let from = usize::try_from(offset - self.window_start).expect("within the window");
+        Ok(&self.window[from..from + len])
+    }
+
+    async fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let error = match self.file.read_at(offset, len).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        // One bad sector must not take the window with it. Zeros are no record.
+        let mut bytes = vec![0; len];
+        let mut any = false;
+        for (at, piece) in (0..len).step_by(PIECE).zip(bytes.chunks_mut(PIECE)) {
+            if let Ok(read) = self.file.read_at(offset + at as u64, piece.len()).await {
+                piece.copy_from_slice(&read);
+                any = true;
+            }
+        }
+        if any { Ok(bytes.into()) } else { Err(error) }
+    }
+}
