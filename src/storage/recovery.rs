@@ -193,7 +193,6 @@ pub(super) async fn recover(
         end = proven;
     }
     replay.report.clean = !missing && clean.is_some_and(|clean| clean == end);
-    replay.report.starts = replay.start.map_or(0, |(body, ..)| body.starts);
 
     directory::remove_clean(disk, dir).await?;
     let id = id_last + 1;
@@ -496,7 +495,9 @@ impl Replay {
                 records += 1;
             }
         }
-        let starts = self.start.map_or(0, |(body, ..)| body.starts) + 1;
+        // Only now: the newest start may have been among the pending.
+        self.report.starts = self.start.map_or(0, |(body, ..)| body.starts);
+        let starts = self.report.starts + 1;
         let body = StartBody { incarnation, starts };
         let (offset, start_seed) = (bytes.len() as u64, seed(&bytes));
         let len = append_record(&mut bytes, start_seed, KIND_START, &body)?;
