@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   victim: dead  live  dead  removal      each live record: partition lock ── does the index still point here?
-//!                  └────────┴───────────▶  append at the end, point there ── wait until all are synced
+//!                  └────────┴───────────▶  append at the end, point there ── wait until the log is synced
 //!                                          ── remove the file, sync the directory, forget the segment
 //! ```
 //! A record is moved under its partition's lock, if it is still the newest of its key; an update that comes in between
@@ -11,7 +11,8 @@
 //! clients.
 //!
 //! The order of things against crashes
-//! - The file goes after its copies are synced. A crash before finds both; the copies are newer and win the replay.
+//! - The file goes after its copies, and everything that overwrote or removed one of its records, are synced. A crash
+//!   before finds both; what is newer wins the replay.
 //! - A removed file may come back as long as its directory is not synced. Until then the segment counts as there,
 //!   above all for the next rule.
 //! - A **removal record** may be the only thing that keeps an older entry of its key away. It is dropped only when no
@@ -82,7 +83,6 @@ fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
 /// When the disk fails, is full, or the log has latched. The segment is still there then, and nothing is lost.
 pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) -> Result<(), StorageError> {
     let path = path_of(&inner.dir, victim.id);
-    let mut last = 0;
     if !victim.is_dead() {
         let Some(file) = victim.file().cloned() else { return Ok(()) };
         let from = super::format::SEGMENT_HEAD_LEN as u64;
@@ -97,19 +97,21 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
                 Item::Record { offset, bytes, opened } => {
                     let body = &bytes[opened.body];
                     let position = victim.base + offset;
-                    let moved = move_record(inner, position, opened.kind, body, bytes.len(), drop_removals)?;
-                    last = moved.unwrap_or(last);
+                    move_record(inner, position, opened.kind, body, bytes.len(), drop_removals)?;
                     pace.after(inner, offset).await?;
                 }
             }
         }
-        inner.log.wait_synced(last).await?;
     }
     if victim.live() > 0 {
         tracing::error!(segment = victim.id, bytes = victim.live(), "kept: needed records cannot be read");
         inner.pin(victim);
         return Ok(());
     }
+    // Not the copies alone: what made a record here dead may be gathered and not durable, and this file all that a
+    // crash would leave of the key.
+    let (end, _) = inner.log.end();
+    inner.log.wait_synced(end).await?;
     inner.disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
     inner.disk.sync_dir(&inner.dir).await.map_err(StorageError::io("sync", &inner.dir))?;
     inner.segments.remove(victim.base);

@@ -130,3 +130,57 @@ async fn the_limit_on_bandwidth_is_kept() {
     until("compaction", || store.stats().removed_bytes > 0).await;
     assert!(clock.mono() > Duration::from_millis(100), "two megabytes at ten a second");
 }
+
+async fn turns() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_only_an_unsynced_one_made_dead_outlives_a_crash() {
+    let disk = TestDisk::new();
+    // A segment for each group.
+    let config = StoreConfig { segment_bytes: 100, ..quiet() };
+    let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    put_durable(&store, "key", "acknowledged").await;
+    put_durable(&store, "other", "value").await;
+    let image = disk.after(Loss::All);
+    let (store, _) = open_with(&image, config).await.unwrap();
+    // Before the housekeeper has had its first look: the segment of the old entry is dead, the new one has time.
+    put_with(&store, "key", "gathered", Durability::Interval(Duration::from_secs(9999))).await.unwrap();
+    let before = segment_paths(&image).len();
+    turns().await;
+    assert!(segment_paths(&image).len() < before, "it was compacted");
+    let (store, recovery) = open(&image.after(Loss::All)).await;
+    assert_eq!(recovery.corrupt, 0);
+    assert!(get(&store, "key").await.is_some());
+}
+
+#[tokio::test]
+async fn a_segment_of_removals_is_kept_after_a_restart_and_so_the_key_stays_away() {
+    for snapshot in [false, true] {
+        let disk = TestDisk::new();
+        let config = StoreConfig { segment_bytes: 100, ..quiet() };
+        let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+        put(&store, "gone", "value").await.unwrap();
+        put_durable(&store, "stays", "value").await;
+        let position = remove(&store, "gone").await.unwrap();
+        store.wait_synced(position).await.unwrap();
+        put_durable(&store, "last", "value").await;
+        if snapshot {
+            store.snapshot().await.unwrap();
+        }
+        let image = disk.after(Loss::All);
+        let (store, _) = open_with(&image, config).await.unwrap();
+        put_durable(&store, "last", "more").await;
+        turns().await;
+        assert_eq!(get(&store, "gone").await, None);
+        // A snapshot may be damaged; then there is nothing but the log.
+        let image = image.after(Loss::All);
+        let _ = image.remove(&Path::new(DIR).join("index.snap")).await;
+        let (store, _) = open(&image).await;
+        assert_eq!(get(&store, "gone").await, None, "snapshot {snapshot}");
+        assert_eq!(get(&store, "stays").await.as_deref(), Some("value"));
+    }
+}
