@@ -16,6 +16,7 @@
 //! complete or not at all, and only then the old tail is cut: a crash in between finds the records in one place or
 //! the other. Every start begins a new segment, so no offset of a file is written twice.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -100,6 +101,8 @@ struct Replay {
     partitions: Vec<Partition>,
     start: Option<(StartBody, u64, usize)>,
     suspects: PartitionSet,
+    /// Bytes of removal records by segment.
+    removals: BTreeMap<u64, u64>,
     report: Recovery,
 }
 
@@ -136,7 +139,8 @@ pub(super) async fn recover(
         tracing::warn!(dir = %dir.display(), why, "the index snapshot does not count: reading the whole log");
     }
     proven = proven.max(clean.unwrap_or(0));
-    let mut replay = Replay { partitions, start, suspects: PartitionSet::default(), report };
+    let mut replay =
+        Replay { partitions, start, suspects: PartitionSet::default(), removals: BTreeMap::new(), report };
     let found = open_all(disk, dir, &names, &mut replay).await?;
     let id_last = found.last().map_or(0, |last| last.id);
     replay.report.segments = found.len() as u64;
@@ -167,6 +171,10 @@ pub(super) async fn recover(
         end = segment.base + there;
         if next.is_some() {
             proven = proven.max(segment.base + limit);
+        }
+        if segment.base + (SEGMENT_HEAD_LEN as u64) < from {
+            // What the snapshot stands for is not read: there may be removals, and compaction must look.
+            replay.removals.insert(segment.id, 1);
         }
         if end > from {
             let first = from.saturating_sub(segment.base).max(SEGMENT_HEAD_LEN as u64);
@@ -369,6 +377,9 @@ impl Replay {
     /// Enters one record that stands at a position.
     fn apply(&mut self, id: u64, position: u64, record: &Pending, partitions: &PartitionSet) {
         self.report.records += 1;
+        if record.kind == KIND_REMOVE {
+            *self.removals.entry(id).or_default() += record.record.len() as u64;
+        }
         if self.enter(position, record).is_none() {
             // Its checksum is right, so it was written so.
             let end = record.offset + record.record.len() as u64;
@@ -405,8 +416,11 @@ impl Replay {
         Some(())
     }
 
-    /// Counts what is needed of each segment, and finds places whose segment is gone.
+    /// Counts what is needed of each segment, removals included, and finds places whose segment is gone.
     fn count_live(&mut self, segments: &Segments) {
+        for segment in segments.all() {
+            segment.add_removal(self.removals.get(&segment.id).copied().unwrap_or(0));
+        }
         let mut lost = Vec::new();
         for (number, partition) in (0..).zip(&self.partitions) {
             let mut missing = 0_u64;
