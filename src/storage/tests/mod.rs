@@ -17,6 +17,7 @@ mod crash;
 mod damage;
 mod disk;
 mod model;
+mod power;
 mod trouble;
 
 use disk::{Loss, TestDisk};
