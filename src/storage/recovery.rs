@@ -183,9 +183,16 @@ pub(super) async fn recover(
             end = segment.base + walked.end;
             pending = walked.pending;
         }
+        // A segment that was begun and holds no group stands for no position: the next one begins where it began.
+        // Were its head counted, a start that stops before the file is gone would leave a stretch of positions
+        // that nothing has to hold, and the next start would miss them. (Found by the crash search: killed at the
+        // first write of a segment, and the power lost in the start after that.)
+        let kept = limit > SEGMENT_HEAD_LEN as u64
+            && (end - segment.base > SEGMENT_HEAD_LEN as u64 || next.is_some());
+        if !kept {
+            end = segment.base;
+        }
         let stays = end - segment.base;
-        // The last segment may keep nothing, and perhaps not even a head that can be read.
-        let kept = stays > SEGMENT_HEAD_LEN as u64 || next.is_some();
         if kept {
             let file = segment.file.clone();
             segments.insert(Arc::new(Segment::with_file(segment.id, segment.base, stays, file)));
