@@ -22,12 +22,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::engine::{Inner, lock};
 use super::format::{KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet, StateBody};
 use super::index::{Place, index_key};
 use super::segment::{Segment, path_of};
-use super::store::{Inner, lock};
 use super::walk::{Item, Walk};
-use super::{Slot, StorageError, Table};
+use super::{Slot, StorageError};
 use crate::net::codec;
 use crate::types::PartitionId;
 
@@ -227,6 +227,3 @@ impl Pace {
         Ok(())
     }
 }
-
-/// All tables, for those who look at every entry.
-pub(super) const TABLES: [Table; 2] = [Table::Data, Table::Guest];

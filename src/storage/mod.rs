@@ -14,14 +14,15 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | [`store`] | the interface: read, update, scan, guests by target, partition states |
+//! | [`store`], `settings` | the interface: read, update, scan, guests by target, partition states |
+//! | `engine` | what happens under the locks: reading a record, gathering one, pointing the index at it |
 //! | `log` | the end of the log: gathering, the appender, latch, full disk, stall |
 //! | `format` | kinds of records, checksums, heads of segments and groups |
 //! | `segment` | which files there are and how much of each is needed |
 //! | `index`, `partition` | what is in memory: places, Merkle tree, targets, fence |
 //! | `snapshot` | the index on disk, so that a restart reads it and the log's end |
 //! | `recovery`, `walk` | what is found at start: proven, torn, rotten |
-//! | `compaction` | gets space back |
+//! | `compaction`, `housekeeper` | gets space back; the task that does this and writes snapshots |
 //! | [`directory`] | whose directory it is; the clean-shutdown mark |
 //!
 //! Invariants
@@ -51,19 +52,23 @@ use crate::types::{Key, Namespace, NodeId, PartitionId};
 
 mod compaction;
 pub mod directory;
+mod engine;
 mod format;
+mod housekeeper;
 mod index;
 mod log;
 mod partition;
 mod recovery;
 mod segment;
+mod settings;
 mod snapshot;
 pub mod store;
 mod walk;
 
 pub use index::Direction;
 pub use recovery::Recovery;
-pub use store::{Owed, Page, Scanned, Stats, Store, StoreConfig};
+pub use settings::StoreConfig;
+pub use store::{Owed, Page, Scanned, Stats, Store};
 
 /// Why storage cannot do what was asked. Whether state changed is said for each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +124,9 @@ pub enum Table {
     /// Kept for primaries that were not reached.
     Guest,
 }
+
+/// All tables, for those who look at every entry.
+const TABLES: [Table; 2] = [Table::Data, Table::Guest];
 
 /// Where an entry is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -21,13 +21,13 @@ use std::sync::{Arc, Mutex};
 use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
+use super::engine::lock;
 use super::format::{
     KIND_SNAPSHOT, RECORD_LEN_MAX, StartBody, append_raw, append_record, open_record, seed_of,
 };
 use super::index::{Leaf, Place};
 use super::log::Log;
 use super::partition::{Partition, Shape};
-use super::store::lock;
 use super::{PartitionState, StorageError, Table};
 use crate::dynamo::merkle::{LeafBits, MerkleTree};
 use crate::io::{Disk, File};

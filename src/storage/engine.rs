@@ -1,0 +1,376 @@
+//! What the interface and the tasks of a store share, and what they do under its locks: reading a record, gathering an
+//! entry and pointing the index at it, taking note of damage.
+//!
+//! Absent: waiting for the disk to sync (`log`), choosing what to compact (`compaction`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quick_cache::sync::Cache;
+use quick_cache::{OptionsBuilder, Weighter};
+use tokio::sync::Mutex as AsyncMutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::format::{
+    EntryBody, EntryRef, KIND_ENTRY, KIND_REMOVE, KIND_STATE, PartitionSet, StartBody, StateBody,
+    append_record, open_record,
+};
+use super::index::{Place, index_key};
+use super::log::Log;
+use super::partition::Partition;
+use super::segment::{Segment, Segments};
+use super::{
+    Change, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, StoreConfig, TABLES,
+};
+use crate::io::{Clock, DirLock, Disk};
+use crate::net::codec;
+use crate::sync::Watched;
+use crate::types::PartitionId;
+
+/// Key locks; two keys share one at times, which costs only waiting.
+pub(super) const LOCKS: usize = 1024;
+/// Shards of the cache. A fixed number: the machine's cores must not be seen in a simulation.
+const CACHE_SHARDS: usize = 8;
+/// Rough bytes of a cached entry besides its record.
+const CACHED_BYTES: u64 = 200;
+/// Damaged records that are remembered for each partition; more are counted no further.
+const DAMAGED_MAX: usize = 10_000;
+
+/// Places are unique numbers; their bits only have to be spread. Never random: the order of eviction can be seen.
+#[derive(Default)]
+pub(super) struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64(bytes);
+    }
+    fn write_u64(&mut self, place: u64) {
+        let mixed = place.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct ByBytes;
+
+impl Weighter<u64, Arc<Entry>> for ByBytes {
+    fn weight(&self, _place: &u64, entry: &Arc<Entry>) -> u64 {
+        entry.copy.record.size_bytes() as u64 + CACHED_BYTES
+    }
+}
+
+/// A record never changes where it stands, so the position is the key and nothing is ever stale.
+pub(super) type EntryCache = Cache<u64, Arc<Entry>, ByBytes, BuildHasherDefault<PlaceHasher>>;
+
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) copied: AtomicU64,
+    pub(super) removed: AtomicU64,
+    pub(super) snapshots: AtomicU64,
+    pub(super) snapshot_bytes: AtomicU64,
+}
+
+pub(super) struct Inner {
+    pub(super) config: StoreConfig,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) dir: PathBuf,
+    pub(super) log: Log,
+    pub(super) segments: Arc<Segments>,
+    pub(super) partitions: Vec<Mutex<Partition>>,
+    /// The record of this start and its place.
+    pub(super) started: Mutex<(StartBody, u64, usize)>,
+    pub(super) keys: Vec<AsyncMutex<()>>,
+    pub(super) cache: EntryCache,
+    /// Where a replay would begin, by the snapshot on the disk; 0 without one.
+    pub(super) snapshot_from: AtomicU64,
+    /// The last snapshot's size.
+    pub(super) snapshot_len: AtomicU64,
+    /// The next snapshot is due when the log is here.
+    pub(super) snapshot_due: AtomicU64,
+    /// Positions of records found damaged.
+    pub(super) damaged: Mutex<BTreeMap<PartitionId, BTreeSet<u64>>>,
+    /// Victims that could not go, with the live bytes they had: tried again when these change.
+    pub(super) pinned: Mutex<BTreeMap<u64, u64>>,
+    pub(super) counters: Counters,
+    /// One snapshot or compaction at a time.
+    pub(super) housekeeping: AsyncMutex<()>,
+    pub(super) closing: AtomicBool,
+    pub(super) ended: Watched<u32>,
+    /// Given back by `close`, when the tasks have ended.
+    pub(super) dir_lock: Mutex<Option<Box<dyn DirLock>>>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn cache(bytes: u64) -> EntryCache {
+    let mut options = OptionsBuilder::new();
+    let items = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).max(64);
+    options.estimated_items_capacity(items).weight_capacity(bytes).shards(CACHE_SHARDS);
+    let options = options.build().expect("both capacities are given");
+    let lifecycle = quick_cache::sync::DefaultLifecycle::default();
+    Cache::with_options(options, ByBytes, BuildHasherDefault::default(), lifecycle)
+}
+
+/// Checks a record and reads it.
+fn decode(slot: &Slot, place: Place, segment: &Segment, bytes: &[u8]) -> Result<Entry, String> {
+    let opened = open_record(bytes, segment.seed(place.position)).ok_or("its checksum is wrong")?;
+    if opened.kind != KIND_ENTRY {
+        return Err("a record of another kind stands there".to_owned());
+    }
+    let body: EntryBody = codec::decode(&bytes[opened.body]).map_err(|error| error.to_string())?;
+    if body.slot != *slot {
+        return Err("another key stands there".to_owned());
+    }
+    Ok(body.entry)
+}
+
+/// What stands in a slot.
+pub(super) struct Loaded {
+    pub(super) entry: Option<Arc<Entry>>,
+    /// A reader must wait for this position.
+    pub(super) wait: u64,
+    pub(super) state: PartitionState,
+}
+
+impl Inner {
+    pub(super) fn partition(&self, partition: PartitionId) -> Option<&Mutex<Partition>> {
+        self.partitions.get(usize::try_from(partition.0).ok()?)
+    }
+
+    fn of(&self, slot: &Slot) -> MutexGuard<'_, Partition> {
+        lock(self.partition(slot.partition).expect("slots are of partitions below Q"))
+    }
+
+    /// Reads a slot's entry. `keep`: in the cache too.
+    pub(super) async fn load(&self, slot: &Slot, keep: bool) -> Result<Loaded, StorageError> {
+        let id = index_key(slot.namespace, &slot.key);
+        loop {
+            let (place, state, removed) = {
+                let partition = self.of(slot);
+                (partition.index(slot.table).get(&id), partition.state, partition.removed_until)
+            };
+            let Some(place) = place else {
+                return Ok(Loaded { entry: None, wait: removed, state });
+            };
+            let wait = if place.awaits_sync() { place.end() } else { 0 };
+            let loaded = |entry| Loaded { entry: Some(entry), wait, state };
+            if let Some(entry) = self.cache.get(&place.position) {
+                return Ok(loaded(entry));
+            }
+            let damage = match self.entry_at(slot, place).await {
+                Ok(entry) => {
+                    let entry = Arc::new(entry);
+                    if keep && place.end() <= self.log.synced() {
+                        self.cache.insert(place.position, entry.clone());
+                    }
+                    return Ok(loaded(entry));
+                }
+                Err(damage) => damage,
+            };
+            // Compaction may have moved the record and removed the file in the meantime.
+            if self.of(slot).index(slot.table).get(&id) == Some(place) {
+                self.note_corrupt(slot.partition, place.position);
+                return Err(StorageError::Corrupt(format!("position {}: {damage}", place.position)));
+            }
+        }
+    }
+
+    fn unsynced(&self, place: Place) -> Option<Bytes> {
+        if place.end() <= self.log.synced() {
+            return None;
+        }
+        self.log.unsynced(place.position, place.len())
+    }
+
+    /// Reads and checks the record at a place.
+    async fn entry_at(&self, slot: &Slot, place: Place) -> Result<Entry, String> {
+        let segment = self.segments.find(place.position).ok_or("its segment is gone")?;
+        if let Some(bytes) = self.unsynced(place) {
+            return decode(slot, place, &segment, &bytes);
+        }
+        let file = segment.file().ok_or("its segment was never written")?;
+        let offset = place.position - segment.base;
+        let mut buffer = vec![0; place.len()];
+        if file.read_now(offset, &mut buffer) {
+            return decode(slot, place, &segment, &buffer);
+        }
+        let bytes = file.read_at(offset, place.len()).await.map_err(|error| error.to_string())?;
+        decode(slot, place, &segment, &bytes)
+    }
+
+    pub(super) async fn update<R>(
+        &self,
+        slot: &Slot,
+        durability: Durability,
+        replace_damaged: bool,
+        change: impl FnOnce(&mut Entry, &PartitionState) -> (Change, R),
+    ) -> Result<(R, LogPosition), StorageError> {
+        self.log.admit().await?;
+        let hash = xxh3_64(slot.key.as_bytes());
+        let stripe = usize::try_from(hash % LOCKS as u64).expect("less than LOCKS");
+        let _locked = self.keys[stripe].lock().await;
+        let mut entry = match self.load(slot, false).await {
+            Ok(loaded) => loaded.entry.map(Arc::unwrap_or_clone).unwrap_or_default(),
+            Err(StorageError::Corrupt(_)) if replace_damaged => Entry::default(),
+            Err(error) => return Err(error),
+        };
+        // Looked at before a dot is made: a latched or full store must refuse, not append.
+        self.log.check()?;
+        let id = index_key(slot.namespace, &slot.key);
+        let mut partition = self.of(slot);
+        // Under the key's lock only compaction can have touched it, which moves the same bytes.
+        let standing = partition.index(slot.table).get(&id);
+        let (change, value) = change(&mut entry, &partition.state);
+        let end = match (change, standing) {
+            (Change::Keep, Some(place)) => place.end(),
+            (Change::Keep | Change::Remove, None) => partition.removed_until,
+            (Change::Write, _) => self.write(&mut partition, slot, &id, &entry, durability, standing)?,
+            (Change::Remove, Some(place)) => self.remove(&mut partition, slot, &id, place)?,
+        };
+        Ok((value, LogPosition(end)))
+    }
+
+    /// Gathers an entry and points the index at it; the position behind it.
+    fn write(
+        &self,
+        partition: &mut Partition,
+        slot: &Slot,
+        id: &[u8],
+        entry: &Entry,
+        durability: Durability,
+        standing: Option<Place>,
+    ) -> Result<u64, StorageError> {
+        let reveals = standing.is_some_and(|old| old.awaits_sync() && old.end() > self.log.synced());
+        let due = match durability {
+            Durability::Interval(within) if !reveals => Some(self.clock.mono() + within),
+            Durability::Interval(_) | Durability::Sync => None,
+        };
+        let (position, len, segment) =
+            self.log.append(slot.partition, due.unwrap_or_default(), |out, seed| {
+                append_record(out, seed, KIND_ENTRY, &EntryRef { slot, entry })
+            })?;
+        let place = Place::new(position, len, entry.copy.record.version_hash(), due.is_none());
+        partition.set(slot.table, slot.namespace, &slot.key, id, place, &entry.targets);
+        segment.add_live(len as u64);
+        self.release(standing);
+        Ok(place.end())
+    }
+
+    /// Gathers a removal and takes the key out of the index; the position behind it.
+    fn remove(
+        &self,
+        partition: &mut Partition,
+        slot: &Slot,
+        id: &[u8],
+        standing: Place,
+    ) -> Result<u64, StorageError> {
+        let (position, len, segment) = self.log.append(slot.partition, Duration::ZERO, |out, seed| {
+            append_record(out, seed, KIND_REMOVE, slot)
+        })?;
+        partition.unset(slot.table, slot.namespace, &slot.key, id);
+        partition.removed_until = position + len as u64;
+        segment.add_removal(len as u64);
+        self.release(Some(standing));
+        Ok(position + len as u64)
+    }
+
+    /// The record is not the newest of its key any more.
+    fn release(&self, old: Option<Place>) {
+        if let Some(old) = old {
+            self.segments.release(old.position, old.len());
+            self.cache.remove(&old.position);
+        }
+    }
+
+    pub(super) fn set_state(
+        &self,
+        partition: &mut Partition,
+        number: PartitionId,
+        state: PartitionState,
+    ) -> Result<u64, StorageError> {
+        let body = StateBody { partition: number, state };
+        let (position, len, segment) = self
+            .log
+            .append(number, Duration::ZERO, |out, seed| append_record(out, seed, KIND_STATE, &body))?;
+        partition.state = state;
+        segment.add_live(len as u64);
+        if let Some((position, len)) = partition.state_place.replace((position, len)) {
+            self.segments.release(position, len);
+        }
+        Ok(position + len as u64)
+    }
+
+    /// A needed record cannot be read: counted once, and the partition does not count as refilled.
+    fn note_corrupt(&self, partition: PartitionId, position: u64) {
+        {
+            let mut damaged = lock(&self.damaged);
+            let places = damaged.entry(partition).or_default();
+            if places.len() >= DAMAGED_MAX || !places.insert(position) {
+                return;
+            }
+        }
+        tracing::error!(%partition, position, "corruption: a record cannot be read as it was written");
+        if let Some(locked) = self.partition(partition) {
+            let mut locked = lock(locked);
+            let state = PartitionState { refilled: false, ..locked.state };
+            if locked.state != state && self.set_state(&mut locked, partition, state).is_err() {
+                // A latched store serves no strict read either; the next start finds the damage again.
+                locked.state = state;
+            }
+        }
+    }
+
+    /// Compaction met damage: the entries that stand there are noted. The others of the group are not concerned.
+    pub(super) fn note_damage(&self, segment: &Segment, from: u64, to: u64, group: &PartitionSet) {
+        let range = segment.base + from..segment.base + to;
+        for (number, partition) in (0..).map(PartitionId).zip(&self.partitions) {
+            if !group.contains(number) && range.end - range.start < 64 {
+                continue;
+            }
+            let mut places = Vec::new();
+            for table in TABLES {
+                let leaves = lock(partition).index(table).share();
+                let inside = leaves.iter().flat_map(|leaf| leaf.iter()).map(|(_, place)| place.position);
+                places.extend(inside.filter(|position| range.contains(position)));
+            }
+            for position in places {
+                self.note_corrupt(number, position);
+            }
+        }
+    }
+
+    pub(super) fn snapshot_from(&self) -> u64 {
+        self.snapshot_from.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_pinned(&self, segment: &Segment) -> bool {
+        lock(&self.pinned).get(&segment.id) == Some(&segment.live())
+    }
+
+    pub(super) fn pin(&self, segment: &Segment) {
+        lock(&self.pinned).insert(segment.id, segment.live());
+    }
+
+    pub(super) fn copied(&self, bytes: usize) {
+        self.counters.copied.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn compacted(&self, bytes: u64) {
+        self.counters.removed.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
