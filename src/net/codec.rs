@@ -47,11 +47,6 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
-/// Reads a value that stands at the beginning of `bytes`, and says how many it took.
-pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
-    bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|error| CodecError::Malformed(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

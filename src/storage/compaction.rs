@@ -22,12 +22,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::StorageError;
+use super::body::decode_slot;
 use super::engine::{Inner, lock};
 use super::format::{KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet, StateBody};
 use super::index::{Place, index_key};
 use super::segment::{Segment, path_of};
 use super::walk::{Item, Walk};
-use super::{Slot, StorageError};
 use crate::net::codec;
 use crate::types::PartitionId;
 
@@ -133,7 +134,7 @@ fn move_record(
         let due = inner.clock.mono() + COPY_DUE;
         inner.log.append(partition, due, |out, seed| super::format::append_raw(out, seed, kind, body))
     };
-    let slot = || codec::decode_first::<Slot>(body).ok().map(|(slot, _)| slot);
+    let slot = || decode_slot(body).ok();
     match kind {
         KIND_ENTRY => {
             let Some(slot) = slot() else { return Ok(None) };

@@ -27,7 +27,7 @@ const NAME: &str = "node.meta";
 const NAME_NEW: &str = "node.meta.new";
 const CLEAN_NAME: &str = "clean";
 /// The layout of files in a data directory that this build reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.
 const LEN_MAX: u64 = 64 * 1024 * 1024;
 /// Most bytes of the mark.

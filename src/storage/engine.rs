@@ -16,9 +16,10 @@ use quick_cache::{OptionsBuilder, Weighter};
 use tokio::sync::Mutex as AsyncMutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::body::decode_entry;
 use super::format::{
-    EntryBody, EntryRef, KIND_ENTRY, KIND_REMOVE, KIND_STATE, PartitionSet, StartBody, StateBody,
-    append_record, open_record,
+    KIND_ENTRY, KIND_STATE, PartitionSet, StartBody, StateBody, append_entry, append_record, append_removal,
+    open_record,
 };
 use super::index::{Place, index_key};
 use super::log::Log;
@@ -28,7 +29,6 @@ use super::{
     Change, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, StoreConfig, TABLES,
 };
 use crate::io::{Clock, DirLock, Disk};
-use crate::net::codec;
 use crate::sync::Watched;
 use crate::types::PartitionId;
 
@@ -122,17 +122,14 @@ pub(super) fn cache(bytes: u64) -> EntryCache {
     Cache::with_options(options, ByBytes, BuildHasherDefault::default(), lifecycle)
 }
 
-/// Checks a record and reads it.
-fn decode(slot: &Slot, place: Place, segment: &Segment, bytes: &[u8]) -> Result<Entry, String> {
+/// Checks a record and reads it. Values are slices of `bytes`, which live as long as they do.
+fn decode(slot: &Slot, place: Place, segment: &Segment, bytes: &Bytes) -> Result<Entry, String> {
     let opened = open_record(bytes, segment.seed(place.position)).ok_or("its checksum is wrong")?;
     if opened.kind != KIND_ENTRY {
         return Err("a record of another kind stands there".to_owned());
     }
-    let body: EntryBody = codec::decode(&bytes[opened.body]).map_err(|error| error.to_string())?;
-    if body.slot != *slot {
-        return Err("another key stands there".to_owned());
-    }
-    Ok(body.entry)
+    let entry = decode_entry(slot, &bytes.slice(opened.body)).map_err(|error| error.to_string())?;
+    entry.ok_or_else(|| "another key stands there".to_owned())
 }
 
 /// What stands in a slot.
@@ -197,13 +194,14 @@ impl Inner {
     async fn entry_at(&self, slot: &Slot, place: Place) -> Result<Entry, String> {
         let segment = self.segments.find(place.position).ok_or("its segment is gone")?;
         if let Some(bytes) = self.unsynced(place) {
-            return decode(slot, place, &segment, &bytes);
+            // A copy: a value that lives on must not keep its whole group in memory.
+            return decode(slot, place, &segment, &Bytes::copy_from_slice(&bytes));
         }
         let file = segment.file().ok_or("its segment was never written")?;
         let offset = place.position - segment.base;
         let mut buffer = vec![0; place.len()];
         if file.read_now(offset, &mut buffer) {
-            return decode(slot, place, &segment, &buffer);
+            return decode(slot, place, &segment, &buffer.into());
         }
         let bytes = file.read_at(offset, place.len()).await.map_err(|error| error.to_string())?;
         decode(slot, place, &segment, &bytes)
@@ -258,7 +256,7 @@ impl Inner {
         };
         let (position, len, segment) =
             self.log.append(slot.partition, due.unwrap_or_default(), |out, seed| {
-                append_record(out, seed, KIND_ENTRY, &EntryRef { slot, entry })
+                append_entry(out, seed, slot, entry)
             })?;
         let place = Place::new(position, len, entry.copy.record.version_hash(), due.is_none());
         partition.set(slot.table, slot.namespace, &slot.key, id, place, &entry.targets);
@@ -275,9 +273,8 @@ impl Inner {
         id: &[u8],
         standing: Place,
     ) -> Result<u64, StorageError> {
-        let (position, len, segment) = self.log.append(slot.partition, Duration::ZERO, |out, seed| {
-            append_record(out, seed, KIND_REMOVE, slot)
-        })?;
+        let (position, len, segment) =
+            self.log.append(slot.partition, Duration::ZERO, |out, seed| append_removal(out, seed, slot))?;
         partition.unset(slot.table, slot.namespace, &slot.key, id);
         partition.removed_until = position + len as u64;
         segment.add_removal(len as u64);

@@ -15,12 +15,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::body::{encode_entry, encode_slot};
 use super::{Entry, PartitionState, Slot};
 use crate::net::codec::{self, CodecError};
 use crate::net::envelope::{self, Opened, PREFIX_LEN};
 use crate::types::{Incarnation, PartitionId};
 
-/// A slot and what is in it.
+/// A slot and what is in it (`body`).
 pub(super) const KIND_ENTRY: u16 = 1;
 /// A start of the node.
 pub(super) const KIND_START: u16 = 2;
@@ -30,7 +31,7 @@ pub(super) const KIND_META: u16 = 3;
 pub(super) const KIND_SEGMENT: u16 = 4;
 /// Head of a commit group.
 pub(super) const KIND_GROUP: u16 = 5;
-/// A slot that is empty from here on.
+/// A slot that is empty from here on (`body`).
 pub(super) const KIND_REMOVE: u16 = 6;
 /// The state of one partition.
 pub(super) const KIND_STATE: u16 = 7;
@@ -49,20 +50,6 @@ pub(super) const RECORD_LEN_MAX: usize = codec::BODY_LEN_MAX + PREFIX_LEN;
 const PARTITIONS_LEN: usize = 32;
 
 const RECORD_VERSION: u8 = 1;
-
-/// The body of [`KIND_ENTRY`], to be written.
-#[derive(Serialize)]
-pub(super) struct EntryRef<'a> {
-    pub(super) slot: &'a Slot,
-    pub(super) entry: &'a Entry,
-}
-
-/// The body of [`KIND_ENTRY`]. The slot comes first, so that it can be read alone.
-#[derive(Deserialize)]
-pub(super) struct EntryBody {
-    pub(super) slot: Slot,
-    pub(super) entry: Entry,
-}
 
 /// The body of [`KIND_START`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +85,30 @@ pub(super) fn append_record(
     body: &impl Serialize,
 ) -> Result<usize, CodecError> {
     append_with(out, seed, kind, |out| codec::encode_into(body, out))
+}
+
+/// Appends a record of an entry with its slot.
+///
+/// # Errors
+/// As [`append_record`].
+pub(super) fn append_entry(
+    out: &mut Vec<u8>,
+    seed: u32,
+    slot: &Slot,
+    entry: &Entry,
+) -> Result<usize, CodecError> {
+    append_with(out, seed, KIND_ENTRY, |out| encode_entry(slot, entry, out))
+}
+
+/// Appends a removal.
+///
+/// # Errors
+/// As [`append_record`].
+pub(super) fn append_removal(out: &mut Vec<u8>, seed: u32, slot: &Slot) -> Result<usize, CodecError> {
+    append_with(out, seed, KIND_REMOVE, |out| {
+        encode_slot(slot, out);
+        Ok(())
+    })
 }
 
 /// Appends a record whose body is at hand as bytes.

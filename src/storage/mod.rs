@@ -17,7 +17,7 @@
 //! | [`store`], `settings` | the interface: read, update, scan, guests by target, partition states |
 //! | `engine` | what happens under the locks: reading a record, gathering one, pointing the index at it |
 //! | `log` | the end of the log: gathering, the appender, latch, full disk, stall |
-//! | `format` | kinds of records, checksums, heads of segments and groups |
+//! | `format`, `body` | kinds of records, checksums, heads of segments and groups; how an entry lies on the disk |
 //! | `segment` | which files there are and how much of each is needed |
 //! | `index`, `partition` | what is in memory: places, Merkle tree, targets, fence |
 //! | `snapshot` | the index on disk, so that a restart reads it and the log's end |
@@ -50,6 +50,7 @@ use crate::dynamo::version::LocalCopy;
 use crate::net::codec::CodecError;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
+mod body;
 mod compaction;
 pub mod directory;
 mod engine;

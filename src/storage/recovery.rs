@@ -23,8 +23,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::body::{decode_entry, decode_slot};
 use super::format::{
-    EntryBody, GROUP_HEAD_LEN, GroupHead, KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet,
+    GROUP_HEAD_LEN, GroupHead, KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet,
     SEGMENT_HEAD_LEN, SegmentHead, StartBody, StateBody, append_raw, append_record, seed_of,
 };
 use super::index::{Place, index_key};
@@ -32,7 +33,7 @@ use super::log::Start;
 use super::partition::{Partition, Shape};
 use super::segment::{Segment, Segments, id_of, path_of};
 use super::walk::{Item, Walk};
-use super::{Slot, StorageError, Table, directory, snapshot};
+use super::{StorageError, Table, directory, snapshot};
 use crate::io::{Disk, File};
 use crate::net::codec;
 use crate::net::envelope::PREFIX_LEN;
@@ -399,14 +400,15 @@ impl Replay {
         let len = record.record.len();
         match record.kind {
             KIND_ENTRY => {
-                let EntryBody { slot, entry } = codec::decode(body).ok()?;
+                let slot = decode_slot(body).ok()?;
+                let entry = decode_entry(&slot, &record.record.slice(record.body.clone())).ok()??;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let place = Place::new(position, len, entry.copy.record.version_hash(), false);
                 let id = index_key(slot.namespace, &slot.key);
                 partition.set(slot.table, slot.namespace, &slot.key, &id, place, &entry.targets);
             }
             KIND_REMOVE => {
-                let slot: Slot = codec::decode(body).ok()?;
+                let slot = decode_slot(body).ok()?;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let id = index_key(slot.namespace, &slot.key);
                 partition.unset(slot.table, slot.namespace, &slot.key, &id);
@@ -481,8 +483,8 @@ impl Replay {
             let body = &old.record[old.body.clone()];
             let len = append_raw(&mut bytes, seed, old.kind, body)?;
             let removal = matches!(old.kind, KIND_ENTRY | KIND_REMOVE);
-            match codec::decode_first::<Slot>(body) {
-                Ok((slot, _)) if removal => partitions.insert(slot.partition),
+            match decode_slot(body) {
+                Ok(slot) if removal => partitions.insert(slot.partition),
                 _ => partitions = PartitionSet::ALL,
             }
             let record = Bytes::copy_from_slice(&bytes[bytes.len() - len..]);

@@ -23,6 +23,18 @@ pub struct LocalHeader {
     last: Option<Dot>,
 }
 
+impl LocalHeader {
+    /// What was kept with a copy: the last dot that this node made on it.
+    pub fn new(last: Option<Dot>) -> LocalHeader {
+        LocalHeader { last }
+    }
+
+    /// The last dot that this node made on the copy, if its actor did not end.
+    pub fn last(&self) -> Option<Dot> {
+        self.last
+    }
+}
+
 /// Makes actors for one start of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorMint {

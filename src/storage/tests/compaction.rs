@@ -6,6 +6,10 @@ async fn compaction_under_concurrent_updates_loses_nothing_and_gives_space_back(
     let disk = TestDisk::new();
     let config = StoreConfig { segment_bytes: 20_000, cache_bytes: 0, ..tiny() };
     let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    // Written once, so that some of what is in the way is needed.
+    for n in 0..10 {
+        put_durable(&store, &format!("still{n}"), "here").await;
+    }
     let mut tasks = Vec::new();
     for task in 0..8u32 {
         let store = store.clone();

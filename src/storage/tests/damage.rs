@@ -165,7 +165,9 @@ async fn a_record_at_a_wrong_place_is_not_taken_for_the_right_one() {
     let path = segment_paths(&disk).remove(0);
     let mut bytes = disk.contents(&path);
     let distance = find(&bytes, "new") - find(&bytes, "old");
-    let (from, len) = (find(&bytes, "old") - 40, 46);
+    // Before the key: the fixed part, the flags, the partition and the key's length.
+    let from = find(&bytes, "key") - 19;
+    let len = 4 + u32::from_le_bytes(bytes[from..from + 4].try_into().unwrap()) as usize;
     bytes.copy_within(from..from + len, from + distance);
     disk.set_contents(&path, bytes);
     assert!(matches!(try_get(&store, "key").await, Err(StorageError::Corrupt(_))));
