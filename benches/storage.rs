@@ -1,15 +1,17 @@
 //! The log engine on the real disk, beside the floor of one raw write and one fdatasync a group, measured in the same
 //! run. `cargo bench --bench storage -- 1000000` (keys; the default is 1,000,000, some 2.5 GB of disk).
 //!
-//! A group of n is n clients in a closed loop: each reads, changes and writes one random key, waits until that is
-//! durable, and goes on. CPU is that of the whole process (user and system), so the disk's threads are in it.
+//! A *group of G* is one task that submits G read-modify-writes on random keys, waits until all are durable, and repeats.
+//! *Clients* are tasks in a closed loop of their own: each changes one key, waits until that is durable, and goes on.
+//! CPU is that of the whole process (user and system), so the disk's threads are in it, and the bench's own making of
+//! keys.
 
 #![allow(clippy::disallowed_methods)] // a bench works on real files and takes real time
 
 use std::io::Write as _;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,13 +21,13 @@ use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::{ActorMint, Caps, Content, Overwrite, Write};
 use ringdove::io::{RealClock, RealDisk};
-use ringdove::storage::{Change, Direction, Durability, Slot, Stats, Store, StoreConfig, Table};
+use ringdove::storage::{Change, Direction, Durability, LogPosition, Slot, Stats, Store, StoreConfig, Table};
 use ringdove::types::{Incarnation, Key, Namespace, Wall, WriteId};
 
 const VALUE: usize = 580;
 const USER_BYTES: u64 = 32 + VALUE as u64;
 /// Bytes of a record in the log, for the floor.
-const RECORD: usize = 700;
+const RECORD: usize = 672;
 
 fn config() -> StoreConfig {
     StoreConfig::new(PartitionCount::new(256).expect("a power of two"), MerkleKey([1; 16]))
@@ -70,13 +72,14 @@ fn percentile(times: &mut [Duration], of_thousand: usize) -> Duration {
         .unwrap_or_default()
 }
 
-fn floor(dir: &Path, group: usize, seconds: f64) -> f64 {
+/// Operations a second, and CPU for one of them.
+fn floor(dir: &Path, group: usize, seconds: f64) -> (f64, Duration) {
     use std::os::unix::fs::FileExt;
     let path = dir.join("floor");
     let file = std::fs::File::create(&path).expect("a file");
     let bytes = vec![7; group * RECORD];
     let (mut offset, mut groups) = (0, 0);
-    let began = Instant::now();
+    let (cpu_before, began) = (cpu(), Instant::now());
     while began.elapsed().as_secs_f64() < seconds {
         file.write_all_at(&bytes, offset).expect("space");
         file.sync_data().expect("a disk");
@@ -84,8 +87,9 @@ fn floor(dir: &Path, group: usize, seconds: f64) -> f64 {
         groups += 1;
     }
     let rate = (groups * group) as f64 / began.elapsed().as_secs_f64();
+    let each = (cpu() - cpu_before).div_f64((groups * group) as f64);
     std::fs::remove_file(&path).expect("it is there");
-    rate
+    (rate, each)
 }
 
 async fn open(dir: &Path, config: StoreConfig) -> (Store, Duration) {
@@ -102,7 +106,11 @@ async fn open(dir: &Path, config: StoreConfig) -> (Store, Duration) {
     (store, began.elapsed())
 }
 
-async fn rewrite(store: &Store, slot: &Slot, mint: &mut ActorMint, value: &Bytes) {
+/// One node's: all parts of a run are one start of it.
+static MINT: LazyLock<Mutex<ActorMint>> =
+    LazyLock::new(|| Mutex::new(ActorMint::new(Incarnation(u64::MAX / 3))));
+
+async fn rewrite(store: &Store, slot: &Slot, value: &Bytes) -> LogPosition {
     let write = Write {
         write_id: WriteId(u128::from(u64::MAX) << 40),
         content: Content::Value(value.clone()),
@@ -110,12 +118,32 @@ async fn rewrite(store: &Store, slot: &Slot, mint: &mut ActorMint, value: &Bytes
         expires_at: None,
     };
     let change = |entry: &mut ringdove::storage::Entry| {
-        let put = entry.copy.put(mint, Overwrite::Current, write, Wall(1 << 40), &Caps::default());
+        let put = entry.copy.put(
+            &mut MINT.lock().expect("no panic"),
+            Overwrite::Current,
+            write,
+            Wall(1 << 40),
+            &Caps::default(),
+        );
         put.expect("within the caps");
         (Change::Write, ())
     };
     let (_, position) = store.update(slot, Durability::Sync, change).await.expect("an update");
-    store.wait_synced(position).await.expect("durable");
+    position
+}
+
+/// One task, `operations` in groups.
+async fn groups(store: &Store, keys: u64, group: u64, operations: u64) {
+    let value = Bytes::from(vec![42; VALUE]);
+    let mut chance = ChaCha8Rng::seed_from_u64(group);
+    for _ in 0..operations / group {
+        let mut last = LogPosition::default();
+        for _ in 0..group {
+            let slot = slot(chance.random_range(0..keys));
+            last = last.max(rewrite(store, &slot, &value).await);
+        }
+        store.wait_synced(last).await.expect("durable");
+    }
 }
 
 /// `clients` in a closed loop, together `operations`; how long each commit took.
@@ -126,13 +154,13 @@ async fn clients(store: &Store, keys: u64, clients: u64, operations: u64, ordere
         let (store, value) = (store.clone(), value.clone());
         tasks.push(tokio::spawn(async move {
             let mut chance = ChaCha8Rng::seed_from_u64(client << 32 | clients << 1 | u64::from(ordered));
-            let mut mint = ActorMint::new(Incarnation(chance.random()));
             let mut times = Vec::new();
             let mut n = client;
             while n < operations {
                 let key = if ordered { n } else { chance.random_range(0..keys) };
                 let began = Instant::now();
-                rewrite(&store, &slot(key), &mut mint, &value).await;
+                let position = rewrite(&store, &slot(key), &value).await;
+                store.wait_synced(position).await.expect("durable");
                 times.push(began.elapsed());
                 n += clients;
             }
@@ -186,18 +214,19 @@ fn updates(dir: &Path, keys: u64) {
             ),
         );
         for group in [64, 256, 1024] {
-            let raw = floor(dir, usize::try_from(group).expect("small"), 2.0);
+            let (raw, raw_cpu) = floor(dir, usize::try_from(group).expect("small"), 2.0);
             let operations = (keys / 4).max(group * 20);
             let (cpu_before, began, before) = (cpu(), Instant::now(), store.stats());
-            clients(&store, keys, group, operations, false).await;
+            groups(&store, keys, group, operations).await;
             let rate = operations as f64 / began.elapsed().as_secs_f64();
             let after = store.stats();
             row(
                 &format!("read-modify-write, groups of {group}"),
                 &format!(
-                    "{rate:>9.0}/s  {:>5.2} µs CPU  floor {raw:>9.0}/s ({:>3.0}%)  {:.0} a group  {:.3} bytes/byte",
+                    "{rate:>9.0}/s  {:>5.2} µs CPU  floor {raw:>9.0}/s ({:>3.0}%) {:.2} µs CPU  {:.0} a group  {:.3} bytes/byte",
                     (cpu() - cpu_before).as_secs_f64() * 1e6 / operations as f64,
                     rate / raw * 100.0,
+                    raw_cpu.as_secs_f64() * 1e6,
                     operations as f64 / (after.groups - before.groups) as f64,
                     (written(&after) - written(&before)) as f64 / (operations * USER_BYTES) as f64,
                 ),
@@ -252,7 +281,7 @@ async fn reads(store: &Store, keys: u64) {
 
 /// Overwrites a small store many times over: what compaction costs.
 fn overwrite(dir: &Path, keys: u64) {
-    for (name, dead) in [("without compaction", 101), ("with compaction", 45)] {
+    for (name, dead) in [("without compaction", 101), ("with compaction", config().dead_percent_max)] {
         let dir = fresh(&dir.join("overwrite"));
         runtime().block_on(async {
             let sized = StoreConfig { segment_bytes: 8 << 20, dead_percent_max: dead, ..config() };

@@ -74,11 +74,30 @@ pub trait File: Send + Sync + 'static {
     /// Writes all of `bytes` at `offset`, lengthening the file if needed. On an error a part may be written.
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>>;
 
+    /// [`File::write_at`] and then [`File::sync_data`], for a file that can do both in one go. None from every file that
+    /// does not say otherwise: nothing was done then, and the two are to be called.
+    fn write_and_sync(
+        &self,
+        _offset: u64,
+        _bytes: &Bytes,
+    ) -> Option<BoxFuture<'static, Result<(), Unwritten>>> {
+        None
+    }
+
     /// Cuts or lengthens (with zeros) the file. Durable after `sync_data`.
     fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>>;
 
     /// Makes everything written before this call durable (fdatasync).
     fn sync_data(&self) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Which half of [`File::write_and_sync`] failed.
+#[derive(Debug)]
+pub enum Unwritten {
+    /// The write. A part may be written; nothing was synced.
+    Write(io::Error),
+    /// The sync: what of the file is lost, nobody knows.
+    Sync(io::Error),
 }
 
 /// Threads of a [`RealDisk`]: enough to have a sync, a few reads and a write in the kernel at once.
@@ -134,13 +153,22 @@ impl Pool {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
+        self.run_or(|error| error, work)
+    }
+
+    /// As `run`; `ended` makes the error of a work that no thread is there for.
+    fn run_or<T: Send + 'static, E: Send + 'static>(
+        &self,
+        ended: fn(io::Error) -> E,
+        work: impl FnOnce() -> Result<T, E> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, E>> {
         let (answer, answered) = oneshot::channel();
         self.queue.push(Box::new(move || {
             // The asker may have gone; the work is done all the same.
             let _ = answer.send(work());
         }));
         Box::pin(async move {
-            answered.await.unwrap_or_else(|_| Err(io::Error::other("the disk's threads have ended")))
+            answered.await.unwrap_or_else(|_| Err(ended(io::Error::other("the disk's threads have ended"))))
         })
     }
 }
@@ -279,6 +307,18 @@ mod calls {
         fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>> {
             let file = self.file.clone();
             self.pool.run(move || file.write_all_at(&bytes, offset))
+        }
+
+        fn write_and_sync(
+            &self,
+            offset: u64,
+            bytes: &Bytes,
+        ) -> Option<BoxFuture<'static, Result<(), Unwritten>>> {
+            let (file, bytes) = (self.file.clone(), bytes.clone());
+            Some(self.pool.run_or(Unwritten::Sync, move || {
+                file.write_all_at(&bytes, offset).map_err(Unwritten::Write)?;
+                file.sync_data().map_err(Unwritten::Sync)
+            }))
         }
 
         fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>> {

@@ -23,7 +23,7 @@ pub mod memory_disk;
 pub mod net;
 
 pub use clock::{Clock, RealClock};
-pub use disk::{DirLock, Disk, File, RealDisk};
+pub use disk::{DirLock, Disk, File, RealDisk, Unwritten};
 pub use memory_disk::MemoryDisk;
 pub use net::{Listener, Net, Stream, TcpNet};
 

@@ -36,7 +36,7 @@ use crate::types::PartitionId;
 const VICTIM_DEAD_MIN: u64 = 10;
 /// For each of these percent points above the limit of dead bytes the limit of bandwidth is added once more: clients
 /// that write faster than compaction may read would else fill the disk.
-const HURRY_STEP: u64 = 4;
+const HURRY_STEP: u64 = 2;
 /// Copied records are on their way after this time, if no other record takes them along.
 const COPY_DUE: Duration = Duration::from_millis(20);
 /// Bytes read between two looks at the limit.

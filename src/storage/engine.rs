@@ -217,7 +217,12 @@ impl Inner {
         self.log.admit().await?;
         let hash = xxh3_64(slot.key.as_bytes());
         let stripe = usize::try_from(hash % LOCKS as u64).expect("less than LOCKS");
-        let _locked = self.keys[stripe].lock().await;
+        // Most often it is free; `lock` would spend the task's budget even then, and a task that submits many updates
+        // would be sent to the back of the queue in the middle, its group split in two.
+        let _locked = match self.keys[stripe].try_lock() {
+            Ok(locked) => locked,
+            Err(_) => self.keys[stripe].lock().await,
+        };
         let mut entry = match self.load(slot, false).await {
             Ok(loaded) => loaded.entry.map(Arc::unwrap_or_clone).unwrap_or_default(),
             Err(StorageError::Corrupt(_)) if replace_damaged => Entry::default(),

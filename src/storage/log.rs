@@ -32,7 +32,7 @@ use tokio::sync::{Notify, oneshot};
 use super::StorageError;
 use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead};
 use super::segment::{Segment, Segments, path_of};
-use crate::io::{Clock, Disk};
+use crate::io::{Clock, Disk, Unwritten};
 use crate::net::codec::CodecError;
 use crate::sync::Watched;
 use crate::types::PartitionId;
@@ -474,9 +474,14 @@ impl Log {
             let head = SegmentHead { id: segment.id, base: segment.base, synced: group.synced };
             file.write_at(0, head.encode().into()).await?;
         }
-        file.write_at(offset, group.bytes.clone()).await?;
-        // From here on also a full disk latches: what of the file is lost after a failed sync, nobody knows.
-        file.sync_data().await.map_err(Failure::Latch)?;
+        // A failed sync latches also when the disk is full: what of the file is lost then, nobody knows.
+        match file.write_and_sync(offset, &group.bytes) {
+            Some(both) => both.await?,
+            None => {
+                file.write_at(offset, group.bytes.clone()).await?;
+                file.sync_data().await.map_err(Failure::Latch)?;
+            }
+        }
         if first {
             self.disk.sync_dir(&self.dir).await.map_err(Failure::Latch)?;
         }
@@ -532,6 +537,15 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::Full,
             _ => Failure::Latch(error),
+        }
+    }
+}
+
+impl From<Unwritten> for Failure {
+    fn from(error: Unwritten) -> Failure {
+        match error {
+            Unwritten::Write(error) => error.into(),
+            Unwritten::Sync(error) => Failure::Latch(error),
         }
     }
 }
