@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::io::{BoxFuture, Listener};
-use crate::net::codec::CodecError;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Get, GetLayout, Hello, LayoutReply, Message, Ping, Pong, Put, Refusal, RefusalCode, Welcome,
+    Get, GetLayout, Hello, Message, MultiGet, MultiPut, Ping, Pong, Put, Refusal, RefusalCode, Status,
+    Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
 use crate::node::Node;
+use crate::node::metrics::Door;
+use crate::types::Mono;
 
 struct ClientService {
     node: Node,
@@ -23,26 +25,39 @@ pub async fn serve_clients(node: Node, port: Box<dyn Listener>) {
 }
 
 impl ClientService {
-    async fn answer(&self, frame: &Frame) -> Result<Frame, Refusal> {
-        let malformed = |error: CodecError| Refusal::new(RefusalCode::BadRequest, error.to_string());
+    async fn answer(&self, frame: &Frame, received: Mono) -> Result<Frame, Refusal> {
+        let node = &self.node;
         let request = || {
             let remaining = Duration::from_millis(frame.head.remaining_ms.into());
-            self.node.request(Some(remaining), frame.head.trace_id)
+            node.request_of(Door::Binary, received, Some(remaining), frame.head.trace_id)
         };
-        match frame.head.kind {
-            Get::KIND => {
-                let get = Get::from_frame(frame).map_err(malformed)?;
-                Ok(answer(&self.node.get(get, request()?).await?))
-            }
+        Ok(match frame.head.kind {
+            kind if !is_spoken(kind, frame.head.version) => unknown_operation(frame, kind),
+            Get::KIND => answer(frame, &node.get(read(frame)?, request()?).await?),
             Put::KIND => {
-                let put = Put::from_frame(frame).map_err(malformed)?;
-                Ok(answer(&self.node.put(Put { forwarded: false, ..put }, request()?).await?))
+                let put: Put = read(frame)?;
+                answer(frame, &node.put(Put { forwarded: false, ..put }, request()?).await?)
             }
-            GetLayout::KIND => Ok(answer(&LayoutReply { active: self.node.active_layouts() })),
-            Ping::KIND => Ok(answer(&Pong)),
-            kind => Ok(unknown_operation(kind)),
-        }
+            MultiGet::KIND => answer(frame, &node.multi_get(read(frame)?, request()?).await?),
+            MultiPut::KIND => {
+                let mut batch: MultiPut = read(frame)?;
+                batch.puts.iter_mut().for_each(|put| put.forwarded = false);
+                answer(frame, &node.multi_put(batch, request()?).await?)
+            }
+            GetLayout::KIND => answer(frame, &node.layouts()),
+            Ping::KIND => answer(frame, &Pong),
+            Status::KIND => answer(frame, &node.status()),
+            kind => unknown_operation(frame, kind),
+        })
     }
+}
+
+/// The message of a frame.
+///
+/// # Errors
+/// When it is malformed.
+fn read<M: Message>(frame: &Frame) -> Result<M, Refusal> {
+    M::from_frame(frame).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
 }
 
 impl Service for ClientService {
@@ -50,10 +65,10 @@ impl Service for ClientService {
         self.node.greet(hello, version)
     }
 
-    fn handle(self: Arc<Self>, request: Frame) -> BoxFuture<'static, Frame> {
+    fn handle(self: Arc<Self>, request: Frame, received: Mono) -> BoxFuture<'static, Frame> {
         Box::pin(async move {
-            let answered = self.answer(&request).await;
-            let mut frame = answered.unwrap_or_else(|refusal| refuse(refusal.code, refusal.message));
+            let answered = self.answer(&request, received).await;
+            let mut frame = answered.unwrap_or_else(|refusal| refuse(&request, &refusal));
             frame.head.layout = self.node.layout().reference();
             frame
         })

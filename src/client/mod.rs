@@ -16,8 +16,10 @@ use bytes::Bytes;
 use crate::io::{Clock, Net};
 use crate::net::envelope::FrameHead;
 use crate::net::link::{CallError, Link, OpenError, hello};
-use crate::net::message::{Context, Get, GetReply, Message, Put, PutOutcome, PutReply, Quorum, Refusal};
-use crate::types::{Key, Mono, Namespace, WriteId};
+use crate::net::message::{
+    Context, Get, GetReply, Message, Put, PutOutcome, PutReply, Quorum, Refusal, Spoken,
+};
+use crate::types::{Key, Mono, WriteId};
 
 /// Pause before a read is tried again: where every address refuses at once, the next try would too.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -81,7 +83,7 @@ impl Client {
     /// `Refused` or `Unreachable`; a read changes nothing.
     pub async fn get(&self, key: &Key, quorum: Quorum) -> Result<GetReply, ClientError> {
         let deadline = self.deadline();
-        let get = Get { namespace: Namespace::default(), key: key.clone(), quorum };
+        let get = Get { quorum, ..Get::new(key.clone()) };
         loop {
             match self.call(&get, deadline).await {
                 Ok(reply) => return Ok(reply),
@@ -104,15 +106,10 @@ impl Client {
     pub async fn write(&self, write: WriteRequest) -> Result<PutReply, ClientError> {
         let deadline = self.deadline();
         let put = Put {
-            namespace: Namespace::default(),
-            key: write.key,
-            write_id: write.write_id,
             value: write.value,
-            meta: None,
-            expires_at: None,
             context: write.context,
             quorum: write.quorum,
-            forwarded: false,
+            ..Put::new(write.key, write.write_id, Bytes::new())
         };
         let reply: PutReply = match self.call(&put, deadline).await {
             Ok(reply) => reply,
@@ -166,7 +163,15 @@ impl Client {
             // Leave time for the other addresses: a cut link hangs until its limit.
             let left = deadline.since(self.now()) / u32::try_from(count - turn).unwrap_or(u32::MAX);
             let limit = self.now() + left;
-            match Link::open(self.net.as_ref(), &self.clock, addr, &hello(None, None), limit).await {
+            match Link::open(
+                self.net.as_ref(),
+                &self.clock,
+                addr,
+                &hello(Spoken::default(), None, None),
+                limit,
+            )
+            .await
+            {
                 Ok(link) => {
                     let link = Arc::new(link);
                     let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);

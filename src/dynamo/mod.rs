@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod condition;
 pub mod get;
 pub mod layout;
 pub mod merkle;

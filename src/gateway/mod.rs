@@ -24,8 +24,9 @@ use serde_json::json;
 
 use crate::dynamo::version::Meta;
 use crate::net::message::{Context, Get, Put, PutOutcome, Quorum, Refusal, RefusalCode, Replicas, Version};
+use crate::node::metrics::Door;
 use crate::node::{Node, Request};
-use crate::types::{Key, Namespace, TraceId};
+use crate::types::{Key, TraceId};
 
 const CONTEXT: HeaderName = HeaderName::from_static("x-ringdove-context");
 const REPLICAS: HeaderName = HeaderName::from_static("x-ringdove-replicas");
@@ -83,6 +84,8 @@ fn refused(refusal: &Refusal) -> Refused {
         Code::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk-full"),
         Code::UnknownOperation => (StatusCode::NOT_IMPLEMENTED, "unknown-operation"),
         Code::Corrupt => (StatusCode::SERVICE_UNAVAILABLE, "corrupt"),
+        Code::Conflict => (StatusCode::PRECONDITION_FAILED, "conflict"),
+        Code::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         Code::Unavailable
         | Code::WrongLayout
         | Code::WrongCluster
@@ -114,7 +117,8 @@ fn asked(
     let key = Key::new(key.into_bytes()).map_err(|error| bad(error.to_string()))?;
     let quorum = Quorum { r: options.r, w: options.w, strict: options.strict };
     let timeout = options.timeout_ms.map(Duration::from_millis);
-    let request = node.request(timeout, TraceId::default()).map_err(|refusal| refused(&refusal))?;
+    let request =
+        node.request(Door::Rest, timeout, TraceId::default()).map_err(|refusal| refused(&refusal))?;
     Ok(Asked { key, quorum, request })
 }
 
@@ -156,7 +160,7 @@ async fn read(
     options: Result<Query<Options>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refused> {
     let Asked { key, quorum, request } = asked(&node, key, options)?;
-    let get = Get { namespace: Namespace::default(), key, quorum };
+    let get = Get { quorum, ..Get::new(key) };
     let reply = node.get(get, request).await.map_err(|refusal| refused(&refusal))?;
     let mut response = match reply.values.as_slice() {
         [] => error(StatusCode::NOT_FOUND, "not-found", "the key has no value"),
@@ -219,17 +223,7 @@ async fn carry_out(
     context: Context,
 ) -> Result<Response, Refused> {
     let Asked { key, quorum, request } = asked;
-    let put = Put {
-        namespace: Namespace::default(),
-        key,
-        write_id: node.write_id(),
-        value,
-        meta,
-        expires_at: None,
-        context,
-        quorum,
-        forwarded: false,
-    };
+    let put = Put { value, meta, context, quorum, ..Put::new(key, node.write_id(), Bytes::new()) };
     let reply = node.put(put, request).await.map_err(|refusal| refused(&refusal))?;
     let mut response = match &reply.outcome {
         PutOutcome::Applied if reply.siblings.is_empty() => StatusCode::NO_CONTENT.into_response(),

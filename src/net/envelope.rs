@@ -30,8 +30,6 @@ pub const FRAME_LEN_MAX: usize = FRAME_HEAD_LEN + BODY_LEN_MAX + EXTENSIONS_LEN_
 pub const EXTENSIONS_LEN_MAX: usize = 64 * 1024;
 /// Extensions with this bit in their tag must be understood.
 pub const CRITICAL: u16 = 0x8000;
-/// The protocol version that this node writes.
-pub const VERSION: u8 = 1;
 
 /// Why bytes are not a message. The connection is closed, or the disk record treated as damaged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 
-use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead, VERSION};
+use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
 use super::frame::{read_frame, write_frames};
-use super::message::{AuthMethod, Hello, MAGIC, Message, Refusal, Welcome};
+use super::message::{AuthMethod, HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, Spoken, Welcome};
 use crate::io::{Clock, Net, Stream};
 use crate::types::{ClusterId, Mono, NodeId, RequestId};
 
@@ -124,12 +124,12 @@ impl Drop for InFlight<'_> {
 }
 
 /// The greeting of a node, or of a client when `node` is none.
-pub fn hello(cluster: Option<ClusterId>, node: Option<NodeId>) -> Hello {
+pub fn hello(spoken: Spoken, cluster: Option<ClusterId>, node: Option<NodeId>) -> Hello {
     Hello {
         magic: MAGIC,
-        version_min: VERSION,
-        version_max: VERSION,
-        features: 0,
+        version_min: spoken.version_min,
+        version_max: spoken.version_max,
+        features: spoken.features,
         auth: vec![AuthMethod::None],
         cluster,
         node,
@@ -224,16 +224,32 @@ impl Link {
         head: FrameHead,
         deadline: Mono,
     ) -> Result<A, CallError> {
+        let head = FrameHead { version: self.welcome.version, ..head };
+        let frame = request.to_frame(head).map_err(|error| CallError::NotSent(error.to_string()))?;
+        let frame = self.exchange(clock, frame, deadline).await?;
+        let malformed = |error| CallError::MaybeDelivered(format!("unreadable answer: {error}"));
+        if frame.head.kind == Refusal::KIND {
+            return Err(CallError::Refused(Refusal::from_frame(&frame).map_err(malformed)?));
+        }
+        A::from_frame(&frame).map_err(malformed)
+    }
+
+    /// Sends a frame and waits for the one that answers it, until `deadline` at the latest. Request id and remaining
+    /// time are filled in here.
+    ///
+    /// # Errors
+    /// See [`CallError`]; never `Refused`, since nothing is read here.
+    pub async fn exchange(
+        &self,
+        clock: &dyn Clock,
+        frame: Frame,
+        deadline: Mono,
+    ) -> Result<Frame, CallError> {
         let id = self.request_next.fetch_add(1, Ordering::SeqCst);
         let remaining = deadline.since(Mono::from_origin(clock.mono())).as_millis();
-        let head = FrameHead {
-            version: self.welcome.version,
-            request_id: RequestId(id),
-            remaining_ms: u32::try_from(remaining).unwrap_or(u32::MAX),
-            ..head
-        };
-        let frame = request.to_frame(head).map_err(|error| CallError::NotSent(error.to_string()))?;
-
+        let remaining_ms = u32::try_from(remaining).unwrap_or(u32::MAX);
+        let head = FrameHead { request_id: RequestId(id), remaining_ms, ..frame.head };
+        let frame = Frame { head, ..frame };
         let (asker, answer) = oneshot::channel();
         let _in_flight = self.register(id, asker)?;
         let timer = clock.sleep_until(deadline.since_origin());
@@ -245,18 +261,11 @@ impl Link {
             }
             () = &mut timer => return Err(CallError::NotSent("the connection is stalled".to_owned())),
         }
-        let frame = select! {
+        select! {
             biased;
-            answer = answer => {
-                answer.map_err(|_| CallError::MaybeDelivered("the connection broke".to_owned()))?
-            }
-            () = &mut timer => return Err(CallError::MaybeDelivered("time ran out".to_owned())),
-        };
-        let malformed = |error| CallError::MaybeDelivered(format!("unreadable answer: {error}"));
-        if frame.head.kind == Refusal::KIND {
-            return Err(CallError::Refused(Refusal::from_frame(&frame).map_err(malformed)?));
+            answer = answer => answer.map_err(|_| CallError::MaybeDelivered("the connection broke".to_owned())),
+            () = &mut timer => Err(CallError::MaybeDelivered("time ran out".to_owned())),
         }
-        A::from_frame(&frame).map_err(malformed)
     }
 
     fn register(&self, id: u64, asker: oneshot::Sender<Frame>) -> Result<InFlight<'_>, CallError> {
@@ -280,7 +289,7 @@ async fn shake_hands(mut stream: Stream, addr: &str, hello: &Hello) -> Result<(S
     let protocol = |reason: String| OpenError::Protocol { addr: addr(), reason };
     let connect = |error: std::io::Error| OpenError::Connect { addr: addr(), reason: error.to_string() };
 
-    let head = FrameHead { version: VERSION, ..FrameHead::default() };
+    let head = FrameHead { version: HANDSHAKE_VERSION, ..FrameHead::default() };
     let frame = hello.to_frame(head).map_err(|error| protocol(error.to_string()))?;
     stream.writer.write_all(&frame.encode()).await.map_err(connect)?;
     stream.writer.flush().await.map_err(connect)?;

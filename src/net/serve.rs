@@ -13,12 +13,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::select;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead, VERSION};
+use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
 use super::frame::{read_frame, write_frames};
 use super::link::HANDSHAKE_LEN_MAX;
-use super::message::{Hello, MAGIC, Message, Refusal, RefusalCode, Welcome, kind_name};
+use super::message::{
+    HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, RefusalCode, Spoken, Welcome, is_spoken, kind_name,
+};
 use crate::io::{BoxFuture, Clock, Listener, Stream};
 use crate::sync::Watched;
+use crate::types::Mono;
 
 /// What a port does.
 pub trait Service: Send + Sync + 'static {
@@ -28,8 +31,8 @@ pub trait Service: Send + Sync + 'static {
     /// What the caller is told before the connection is closed.
     fn greet(&self, hello: &Hello, version: u8) -> Result<Welcome, Refusal>;
 
-    /// Carries out one request. The answer's request id and version are filled in by the caller.
-    fn handle(self: Arc<Self>, request: Frame) -> BoxFuture<'static, Frame>;
+    /// Carries out one request, which came in at `received`. The answer's request id is filled in by the caller.
+    fn handle(self: Arc<Self>, request: Frame, received: Mono) -> BoxFuture<'static, Frame>;
 }
 
 /// Bounds of one port.
@@ -47,6 +50,8 @@ pub struct Limits {
     pub stall_after: Duration,
     /// How long requests in flight may take after the stop signal. Default 5 s.
     pub drain: Duration,
+    /// Versions and features offered. Default: all that this build has.
+    pub spoken: Spoken,
 }
 
 impl Default for Limits {
@@ -58,6 +63,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             stall_after: Duration::from_secs(20),
             drain: Duration::from_secs(5),
+            spoken: Spoken::default(),
         }
     }
 }
@@ -158,17 +164,10 @@ impl Connection {
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error.to_string()),
             };
-            let head = FrameHead {
-                version,
-                request_id: request.head.request_id,
-                trace_id: request.head.trace_id,
-                ..FrameHead::default()
-            };
+            let received = Mono::from_origin(clock.mono());
             let (service, queue) = (self.service.clone(), queue.clone());
             tokio::spawn(async move {
-                let answer = service.handle(request).await;
-                let layout = answer.head.layout;
-                let answer = Frame { head: FrameHead { kind: answer.head.kind, layout, ..head }, ..answer };
+                let answer = carry_out(service, request, received, version).await;
                 let _ = queue.send(answer.encode()).await;
                 drop(permit);
             });
@@ -192,7 +191,8 @@ impl Connection {
             return Err("wrong magic: this port speaks ringdove's binary protocol".to_owned());
         }
         let judged = self.judge(&hello);
-        let head = FrameHead { version: VERSION, request_id: frame.head.request_id, ..FrameHead::default() };
+        let request_id = frame.head.request_id;
+        let head = FrameHead { version: HANDSHAKE_VERSION, request_id, ..FrameHead::default() };
         let answer = match &judged {
             Ok(welcome) => welcome.to_frame(head),
             Err(refusal) => refusal.to_frame(head),
@@ -215,30 +215,64 @@ impl Connection {
             let message = format!("{} connections are open, no more are taken", self.limits.connections_max);
             return Err(Refusal::new(RefusalCode::Unavailable, message));
         }
-        if !(hello.version_min..=hello.version_max).contains(&VERSION) {
+        let spoken = self.limits.spoken;
+        let Some(version) = spoken.common(hello) else {
             let (min, max) = (hello.version_min, hello.version_max);
-            let message = format!("this node speaks protocol version {VERSION}, the caller {min} to {max}");
+            let Spoken { version_min, version_max, .. } = spoken;
+            let message = format!(
+                "this node speaks the protocol's versions {version_min} to {version_max}, the caller {min} to {max}"
+            );
             return Err(Refusal::new(RefusalCode::UnsupportedVersion, message));
-        }
-        self.service.greet(hello, VERSION)
+        };
+        let welcome = self.service.greet(hello, version)?;
+        Ok(Welcome { features: spoken.features & hello.features, ..welcome })
     }
 }
 
-/// The frame of a refusal; its head is filled in by the connection.
-pub fn refuse(code: RefusalCode, message: impl Into<String>) -> Frame {
-    answer(&Refusal::new(code, message))
+/// The answer to one request of a connection that has agreed on `version`.
+async fn carry_out(service: Arc<dyn Service>, request: Frame, received: Mono, version: u8) -> Frame {
+    let asked = request.head;
+    let answer = if asked.version == version {
+        service.handle(request, received).await
+    } else {
+        let message = format!("the connection goes by version {version}, the frame by {}", asked.version);
+        let refusal = Refusal::new(RefusalCode::UnsupportedVersion, message);
+        refuse(&Frame { head: FrameHead { version, ..asked }, ..request }, &refusal)
+    };
+    let FrameHead { kind, layout, .. } = answer.head;
+    let head = FrameHead {
+        kind,
+        version,
+        request_id: asked.request_id,
+        layout,
+        trace_id: asked.trace_id,
+        ..FrameHead::default()
+    };
+    Frame { head, ..answer }
 }
 
-/// The frame of an answer; its head is filled in by the connection.
-pub fn answer(message: &impl Message) -> Frame {
-    message.to_frame(FrameHead::default()).unwrap_or_else(|error| {
+/// The frame that refuses a request; its head is filled in by the connection.
+pub fn refuse(request: &Frame, refusal: &Refusal) -> Frame {
+    answer(request, refusal)
+}
+
+/// The frame that answers a request, in the request's version; its head is filled in by the connection.
+pub fn answer(request: &Frame, message: &impl Message) -> Frame {
+    let head = FrameHead { version: request.head.version, ..FrameHead::default() };
+    message.to_frame(head).unwrap_or_else(|error| {
         let refusal = Refusal::new(RefusalCode::TooLarge, format!("the answer cannot be sent: {error}"));
-        refusal.to_frame(FrameHead::default()).expect("a refusal fits a frame")
+        refusal.to_frame(head).expect("a refusal fits a frame")
     })
 }
 
 /// What a request of a kind that the port does not take is answered.
-pub fn unknown_operation(kind: u16) -> Frame {
-    let message = format!("this port does not take operation {kind:#06x} ({})", kind_name(kind));
-    refuse(RefusalCode::UnknownOperation, message)
+pub fn unknown_operation(request: &Frame, kind: u16) -> Frame {
+    let name = kind_name(kind);
+    let version = request.head.version;
+    let message = if name == "unknown" || is_spoken(kind, version) {
+        format!("this port does not take operation {kind:#06x} ({name})")
+    } else {
+        format!("version {version} of the protocol has no {name}")
+    };
+    refuse(request, &Refusal::new(RefusalCode::UnknownOperation, message))
 }

@@ -27,8 +27,10 @@ use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::version::{ActorMint, Caps};
 use crate::io::{Io, Listener};
 use crate::net::envelope::FrameHead;
-use crate::net::link::hello;
-use crate::net::message::{AuthMethod, Hello, Refusal, RefusalCode, Welcome};
+use crate::net::link::{CallError, hello};
+use crate::net::message::{
+    AuthMethod, Durability, Hello, LayoutReply, Message, Refusal, RefusalCode, StatusReply, Welcome,
+};
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
 use crate::storage::{Recovery, StorageError, Store, StoreConfig, directory};
@@ -37,8 +39,14 @@ use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
 };
 
+use metrics::{Door, InFlight, Metrics};
+
+mod batch;
 pub mod coordinator;
+mod drivers;
+pub mod metrics;
 mod replica;
+mod reply;
 
 /// Settings of one node.
 #[derive(Debug, Clone)]
@@ -54,6 +62,10 @@ pub struct NodeConfig {
     pub hint_after: Duration,
     /// How long a replica may be silent before the next candidate is asked too. Default 200 ms.
     pub hedge_after: Duration,
+    /// When a replica counts for a write that does not say. Default: when its disk has it.
+    pub durability: Durability,
+    /// Client operations at once, by all doors together; further ones are refused as overload. Default 4,096.
+    pub in_flight_max: usize,
     /// Limits on a record that this node writes to.
     pub caps: Caps,
     /// Most bytes of one value. Default 8 MiB.
@@ -71,6 +83,8 @@ impl NodeConfig {
             timeout_max: Duration::from_secs(60),
             hint_after: Duration::from_millis(300),
             hedge_after: Duration::from_millis(200),
+            durability: Durability::Sync,
+            in_flight_max: 4096,
             caps: Caps::default(),
             value_len_max: 8 * 1024 * 1024,
             limits: Limits::default(),
@@ -122,6 +136,8 @@ pub(crate) struct Inner {
     pub(crate) descriptor: ClusterDescriptor,
     pub(crate) store: Store,
     pub(crate) peers: Peers,
+    pub(crate) metrics: Metrics,
+    started: Mono,
     layouts: Mutex<Layouts>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
@@ -148,9 +164,16 @@ impl Layouts {
     }
 }
 
+/// When a request that was turned away may come again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// What a request brings along besides its body.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
+    /// By which door it came.
+    pub door: Door,
+    /// When it came.
+    pub received: Mono,
     /// When the asker stops waiting.
     pub deadline: Mono,
     /// Follows it through the nodes.
@@ -187,13 +210,14 @@ impl Node {
             return Err(NodeError::ForeignLayout);
         }
 
+        let started = Mono::from_origin(io.clock.mono());
         let mut rng = ChaCha8Rng::from_seed(seed);
         let incarnation = Incarnation(rng.next_u64());
         let merkle_key = MerkleKey(meta.descriptor.merkle_key);
         let store_config = StoreConfig::new(meta.descriptor.partitions, merkle_key);
         let opened = Store::open(io.disk.clone(), io.clock.clone(), &config.dir, incarnation, store_config);
         let (store, recovery) = Box::pin(opened).await?;
-        let hello = hello(Some(meta.descriptor.cluster), Some(meta.node));
+        let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello);
         let inner = Inner {
             config,
@@ -202,6 +226,8 @@ impl Node {
             descriptor: meta.descriptor,
             store,
             peers,
+            metrics: Metrics::default(),
+            started,
             layouts: Mutex::new(Layouts::new(history)),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
@@ -282,22 +308,90 @@ impl Node {
     }
 
     /// The layouts that are active at the node, newest first.
-    pub fn active_layouts(&self) -> Vec<Layout> {
-        lock(&self.inner.layouts).history.active().iter().map(|layout| Layout::clone(layout)).collect()
+    pub fn layouts(&self) -> LayoutReply {
+        LayoutReply { active: lock(&self.inner.layouts).history.active().to_vec() }
     }
 
-    /// What a request of `remaining` (none: the default) from now may bring.
+    /// What a request that came in just now by `door`, of `remaining` (none: the default), may bring.
     ///
     /// # Errors
-    /// When there is no time left.
-    pub fn request(&self, remaining: Option<Duration>, trace_id: TraceId) -> Result<Request, Refusal> {
+    /// When there is no time left: nothing was done.
+    pub fn request(
+        &self,
+        door: Door,
+        remaining: Option<Duration>,
+        trace_id: TraceId,
+    ) -> Result<Request, Refusal> {
+        self.request_of(door, self.inner.now(), remaining, trace_id)
+    }
+
+    /// The same of a request that came in at `received`.
+    ///
+    /// # Errors
+    /// When there is no time left: nothing was done.
+    pub fn request_of(
+        &self,
+        door: Door,
+        received: Mono,
+        remaining: Option<Duration>,
+        trace_id: TraceId,
+    ) -> Result<Request, Refusal> {
         let remaining = remaining.unwrap_or(self.inner.config.timeout);
         if remaining.is_zero() {
             let message = "the request has no time left: ask with a timeout above zero";
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
         let remaining = remaining.min(self.inner.config.timeout_max);
-        Ok(Request { deadline: self.inner.now() + remaining, trace_id })
+        let request = Request { door, received, deadline: received + remaining, trace_id };
+        self.inner.in_time(request)?;
+        Ok(request)
+    }
+
+    /// What it has counted since its start.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    /// Figures of its storage. Visits every partition.
+    pub fn storage_stats(&self) -> crate::storage::Stats {
+        self.inner.store.stats()
+    }
+
+    /// The peers to which calls fail at once, in order.
+    pub fn peers_down(&self) -> Vec<NodeId> {
+        self.inner.peers.down()
+    }
+
+    /// How it is now. Visits every partition.
+    pub fn status(&self) -> StatusReply {
+        let inner = &self.inner;
+        let stats = inner.store.stats();
+        let layouts = self.layouts();
+        let is_ours = |partition: &PartitionId| {
+            layouts.active.iter().any(|layout| layout.is_primary(*partition, inner.id))
+        };
+        let ours: Vec<PartitionId> = inner.descriptor.partitions.partitions().filter(is_ours).collect();
+        let refilled =
+            ours.iter().filter(|partition| inner.store.partition_state(**partition).0.refilled).count();
+        let count = |many: usize| u32::try_from(many).unwrap_or(u32::MAX);
+        let uptime = inner.now().since(inner.started).as_millis();
+        StatusReply {
+            node: inner.id,
+            cluster: inner.descriptor.cluster,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
+            stopping: inner.stop.get(),
+            layout: inner.layout_ref(),
+            peers_down: inner.peers.down(),
+            partitions: count(ours.len()),
+            partitions_refilled: count(refilled),
+            data_keys: stats.data_keys,
+            guest_keys: stats.guest_keys,
+            log_bytes: stats.log_bytes,
+            live_bytes: stats.live_bytes,
+            damaged_records: stats.damaged.values().sum(),
+            in_flight: inner.metrics.in_flight(),
+        }
     }
 
     /// A new operation id, for a door whose clients give none.
@@ -344,9 +438,43 @@ impl Inner {
         lock(&self.layouts).history.current().reference()
     }
 
-    pub(crate) fn preference(&self, namespace: Namespace, key: &Key) -> Arc<PreferenceList> {
+    /// Whom to ask for a key, and the layout that says so.
+    pub(crate) fn preference(&self, namespace: Namespace, key: &Key) -> (Arc<PreferenceList>, LayoutRef) {
         let partition = self.descriptor.partitions.partition_of(namespace, key);
-        lock(&self.layouts).preference(partition)
+        let mut layouts = lock(&self.layouts);
+        let layout = layouts.history.current().reference();
+        (layouts.preference(partition), layout)
+    }
+
+    /// Takes a request in, if there is room and time for it. It is in flight until what is returned is dropped.
+    fn admit(&self, request: Request) -> Result<InFlight<'_>, Refusal> {
+        self.in_time(request)?;
+        self.metrics.enter(self.config.in_flight_max).ok_or_else(|| {
+            self.metrics.shed_in_flight.one();
+            let message = "the node has too many requests in progress; nothing was done: try again";
+            Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER)
+        })
+    }
+
+    /// Refuses a request whose asker has stopped waiting: before any dot, so it did not happen.
+    pub(crate) fn in_time(&self, request: Request) -> Result<(), Refusal> {
+        if self.now() < request.deadline {
+            return Ok(());
+        }
+        self.metrics.shed_late.one();
+        let message = "the request's time was up before it began; nothing was done: try again";
+        Err(Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER))
+    }
+
+    /// Asks another node, over the link that stands to it or a new one.
+    pub(crate) async fn call<A: Message>(
+        &self,
+        node: NodeId,
+        message: &impl Message,
+        request: Request,
+    ) -> Result<A, CallError> {
+        let addr = self.peer_addr(node).ok_or_else(|| CallError::NotSent("no layout names it".to_owned()))?;
+        self.peers.call(node, &addr, message, self.head(request), request.deadline).await
     }
 
     /// The address of a peer, none when no active layout has it.

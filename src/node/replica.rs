@@ -1,20 +1,25 @@
 //! This node's own copies: what it holds as a primary, and what it keeps for primaries that were not reached;
 //! and the port on which its peers ask for them.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Inner, Node, Request};
+use tracing::Instrument;
+
+use super::metrics::Door;
+use super::{Inner, Node};
 use crate::dynamo::get::ReplicaFailure;
 use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Fetch, FetchReply, Hello, Message, Put, Refusal, RefusalCode, Store, StoreReply, Welcome,
+    self as net, Fetch, FetchReply, Hello, Message, MultiPut, Put, Refusal, RefusalCode, Store, StoreReply,
+    Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
-use crate::storage::{Change, Durability, LogPosition, Slot, StorageError, Table};
-use crate::types::{Key, Namespace, NodeId};
+use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
+use crate::types::{Key, Mono, Namespace, NodeId};
 
 /// What a put overwrites, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +44,7 @@ impl Inner {
 
     /// Which table this node keeps a key's copy in.
     fn table(&self, namespace: Namespace, key: &Key) -> Table {
-        if self.preference(namespace, key).is_primary(self.id) { Table::Data } else { Table::Guest }
+        if self.preference(namespace, key).0.is_primary(self.id) { Table::Data } else { Table::Guest }
     }
 
     /// This node's copy, durable; the empty record when it has none.
@@ -58,10 +63,11 @@ impl Inner {
         targets: &[NodeId],
         over: Over,
         write: Write,
+        durability: net::Durability,
     ) -> Result<Applied, Refusal> {
         loop {
             let now = self.wall();
-            let updated = self.store.update(slot, Durability::Sync, |entry| {
+            let updated = self.store.update(slot, stored(durability), |entry| {
                 let over = match &over {
                     Over::Nothing => Overwrite::Nothing,
                     Over::Seen(context) => Overwrite::Seen(context),
@@ -85,7 +91,10 @@ impl Inner {
                 }
             };
             match put {
-                Ok((record, done)) => return Ok(Applied { record, done, position }),
+                Ok((record, done)) => {
+                    let position = self.reveals(slot, durability, position);
+                    return Ok(Applied { record, done, position });
+                }
                 Err(LocalPutError::ActorAhead) => self.renew_incarnation(),
                 Err(LocalPutError::Cap(error)) => {
                     return Err(Refusal::new(RefusalCode::TooManySiblings, error.to_string()));
@@ -94,33 +103,47 @@ impl Inner {
         }
     }
 
-    /// Merges a record into this node's copy, durably.
+    /// What whoever answers for a write of this durability must wait for: its own position; or, when it need not
+    /// be on the disk yet, that of an earlier write which the answer would reveal.
+    fn reveals(&self, slot: &Slot, durability: net::Durability, position: LogPosition) -> LogPosition {
+        match durability {
+            net::Durability::Sync => position,
+            net::Durability::Interval(_) => {
+                let at = Bound::Included((slot.namespace, &slot.key));
+                self.store.scan(slot.table, slot.partition, at, Direction::Ascending, 1).position
+            }
+        }
+    }
+
+    /// Merges a record into this node's copy; as durable on return as is asked for.
     pub(crate) async fn store_own(
         &self,
         slot: &Slot,
         targets: &[NodeId],
         record: &Record,
+        durability: net::Durability,
     ) -> Result<(), StorageError> {
-        // A copy that is damaged is taken as absent here, and written over: its local header is gone with it, so
-        // its actor has ended.
-        let (ahead, position) = self
-            .store
-            .replace_damaged(slot, |entry| {
-                let known = entry.targets.len();
-                entry.add_targets(targets);
-                let done = entry.copy.merge(&self.mint(), record);
-                if !done.merged.collisions.is_empty() {
-                    // A broken invariant, ours or a peer's: both contents are kept and people must know.
-                    tracing::error!(key = %slot.key, dots = ?done.merged.collisions, "one dot names two contents");
-                }
-                let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
-                (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
-            })
-            .await?;
+        let merge = |entry: &mut Entry| {
+            let known = entry.targets.len();
+            entry.add_targets(targets);
+            let done = entry.copy.merge(&self.mint(), record);
+            if !done.merged.collisions.is_empty() {
+                // A broken invariant, ours or a peer's: both contents are kept and people must know.
+                tracing::error!(key = %slot.key, dots = ?done.merged.collisions, "one dot names two contents");
+            }
+            let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
+            (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
+        };
+        let (ahead, position) = match self.store.update(slot, stored(durability), merge).await {
+            // A copy that is damaged is taken as absent here, and written over: its local header is gone with it,
+            // so its actor has ended.
+            Err(StorageError::Corrupt(_)) => self.store.replace_damaged(slot, merge).await?,
+            updated => updated?,
+        };
         if ahead {
             self.renew_incarnation();
         }
-        self.store.wait_synced(position).await
+        self.store.wait_synced(self.reveals(slot, durability, position)).await
     }
 
     /// Notes beside this node's own copy that `target` does not have it.
@@ -131,6 +154,14 @@ impl Inner {
             (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
         });
         noted.await.map(|_| ())
+    }
+}
+
+/// The durability that storage is asked for.
+fn stored(durability: net::Durability) -> Durability {
+    match durability {
+        net::Durability::Sync => Durability::Sync,
+        net::Durability::Interval(ms) => Durability::Interval(Duration::from_millis(ms.into())),
     }
 }
 
@@ -165,26 +196,30 @@ impl PeerService {
         PeerService { node: Node { inner } }
     }
 
-    async fn answer(&self, frame: &Frame) -> Result<Frame, Refusal> {
+    async fn answer(&self, frame: &Frame, received: Mono) -> Result<Frame, Refusal> {
         let node = &self.node.inner;
         let layout = node.layout_ref();
         if frame.head.layout != layout {
+            node.metrics.wrong_layouts.one();
             let (ours, theirs) = (layout.version, frame.head.layout.version);
             let message =
                 format!("this node goes by layout {ours}, the caller by {theirs} or a conflicting one");
-            return Err(Refusal::new(RefusalCode::WrongLayout, message));
+            let layouts = self.node.layouts().active;
+            return Err(Refusal { layouts, ..Refusal::new(RefusalCode::WrongLayout, message) });
         }
-        let malformed =
-            |error: crate::net::codec::CodecError| Refusal::new(RefusalCode::BadRequest, error.to_string());
+        let request = || {
+            let remaining = Duration::from_millis(frame.head.remaining_ms.into());
+            self.node.request_of(Door::Peer, received, Some(remaining), frame.head.trace_id)
+        };
         match frame.head.kind {
             Fetch::KIND => {
-                let Fetch { namespace, key } = Fetch::from_frame(frame).map_err(malformed)?;
+                let Fetch { namespace, key } = read(frame)?;
                 let record = node.fetch_own(namespace, &key).await;
                 let record = record.map_err(|error| storage_refusal(&error))?;
-                Ok(answer(&FetchReply { record, refilling: false }))
+                Ok(answer(frame, &FetchReply { record, refilling: false }))
             }
             Store::KIND => {
-                let store = Store::from_frame(frame).map_err(malformed)?;
+                let store: Store = read(frame)?;
                 let table = node.table(store.namespace, &store.key);
                 if table == Table::Guest && store.guest_of.is_empty() {
                     let message = format!("{} is not a primary of this key", node.id);
@@ -192,19 +227,31 @@ impl PeerService {
                 }
                 let targets: &[NodeId] = if table == Table::Guest { &store.guest_of } else { &[] };
                 let slot = node.slot(table, store.namespace, &store.key);
-                let stored = node.store_own(&slot, targets, &store.record).await;
+                let stored = node.store_own(&slot, targets, &store.record, store.durability).await;
                 stored.map_err(|error| storage_refusal(&error))?;
-                Ok(answer(&StoreReply))
+                Ok(answer(frame, &StoreReply))
             }
             Put::KIND => {
-                let put = Put::from_frame(frame).map_err(malformed)?;
-                let remaining = Duration::from_millis(frame.head.remaining_ms.into());
-                let request: Request = self.node.request(Some(remaining), frame.head.trace_id)?;
-                Ok(answer(&self.node.put(Put { forwarded: true, ..put }, request).await?))
+                let put: Put = read(frame)?;
+                let reply = self.node.put(Put { forwarded: true, ..put }, request()?).await?;
+                Ok(answer(frame, &reply))
             }
-            kind => Ok(unknown_operation(kind)),
+            MultiPut::KIND => {
+                let mut batch: MultiPut = read(frame)?;
+                batch.puts.iter_mut().for_each(|put| put.forwarded = true);
+                Ok(answer(frame, &self.node.multi_put(batch, request()?).await?))
+            }
+            kind => Ok(unknown_operation(frame, kind)),
         }
     }
+}
+
+/// The message of a frame.
+///
+/// # Errors
+/// When it is malformed.
+fn read<M: Message>(frame: &Frame) -> Result<M, Refusal> {
+    M::from_frame(frame).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
 }
 
 impl Service for PeerService {
@@ -216,12 +263,19 @@ impl Service for PeerService {
         self.node.inner.greet(hello, version)
     }
 
-    fn handle(self: Arc<Self>, request: Frame) -> BoxFuture<'static, Frame> {
-        Box::pin(async move {
-            let answered = self.answer(&request).await;
-            let mut frame = answered.unwrap_or_else(|refusal| refuse(refusal.code, refusal.message));
+    fn handle(self: Arc<Self>, request: Frame, received: Mono) -> BoxFuture<'static, Frame> {
+        let span = tracing::debug_span!(
+            "peer",
+            node = %self.node.inner.id,
+            message = kind_name(request.head.kind),
+            trace = ?request.head.trace_id,
+        );
+        let work = async move {
+            let answered = self.answer(&request, received).await;
+            let mut frame = answered.unwrap_or_else(|refusal| refuse(&request, &refusal));
             frame.head.layout = self.node.inner.layout_ref();
             frame
-        })
+        };
+        Box::pin(work.instrument(span))
     }
 }

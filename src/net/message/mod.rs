@@ -1,0 +1,168 @@
+//! What is said: one struct a kind, and the table of kinds.
+//!
+//! A frame's kind names its body. Kinds below 0x0100 are the connection's own, 0x01xx is said by clients to any
+//! node, 0x02xx by nodes to each other; an answer's kind is its request's with the highest bit set. Numbers are
+//! never used again for something else.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `handshake` | Hello, Welcome, Refusal, and the parts of a large message |
+//! | `options` | what a request may ask for besides its key: quorum, context, condition, expiry, … |
+//! | `client` | the operations: get, put and delete, batches, scan, layout, ping, status |
+//! | `peer` | what nodes ask of each other |
+//! | `v1` | the forms of version 1, where they differ |
+//!
+//! # Versions
+//!
+//! The structs are those of the newest version, [`VERSION`]. A node reads and writes the one before it too: a
+//! message that looked different then has its old form in `v1`, and the frame's version says which one its body
+//! is. What the old form cannot say is not said: such a request is refused before anything is sent
+//! ([`CodecError::Unencodable`]), and what an old answer leaves out is filled with what it meant then. Hello,
+//! Welcome and a Refusal in their place have the form of version 1 for ever, because no version is agreed on yet.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec::{self, CodecError};
+use super::envelope::{Frame, FrameHead};
+
+mod client;
+mod handshake;
+mod options;
+mod peer;
+#[cfg(test)]
+mod tests;
+mod v1;
+
+pub use client::{
+    BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, LayoutReply, MultiGet, MultiGetReply,
+    MultiPut, MultiPutReply, Ping, Pong, Put, PutOutcome, PutReply, Replicas, SCAN_ITEMS_MAX, Scan, ScanItem,
+    ScanReply, Status, StatusReply, Version,
+};
+pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
+pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
+pub use peer::{Fetch, FetchReply, Store, StoreReply};
+
+/// The newest protocol version, which this build speaks wherever the other side does.
+pub const VERSION: u8 = 2;
+/// The oldest that it speaks.
+pub const VERSION_MIN: u8 = 1;
+/// The version in which handshakes are written, whatever is agreed on in them.
+pub const HANDSHAKE_VERSION: u8 = 1;
+
+/// A body with its kind.
+pub trait Message: Serialize + DeserializeOwned + Send + 'static {
+    /// The frame kind that carries it.
+    const KIND: u16;
+    /// The first protocol version that has it.
+    const SINCE: u8;
+
+    /// Appends the body in the form of this version.
+    ///
+    /// # Errors
+    /// When that version cannot say it.
+    fn encode(&self, version: u8, out: &mut Vec<u8>) -> Result<(), CodecError>;
+
+    /// Reads a body in the form of this version.
+    ///
+    /// # Errors
+    /// When it is malformed.
+    fn decode(version: u8, body: &[u8]) -> Result<Self, CodecError>;
+
+    /// The message as a frame in the version that `head` names.
+    ///
+    /// # Errors
+    /// When it is longer than a body may be, or that version cannot say it.
+    fn to_frame(&self, head: FrameHead) -> Result<Frame, CodecError> {
+        if head.version < Self::SINCE {
+            return Err(unspeakable(head.version, kind_name(Self::KIND)));
+        }
+        let mut body = Vec::new();
+        self.encode(head.version, &mut body)?;
+        if body.len() > codec::BODY_LEN_MAX {
+            return Err(CodecError::Unencodable(format!("{} bytes are more than a frame holds", body.len())));
+        }
+        Ok(Frame { head: FrameHead { kind: Self::KIND, ..head }, body: body.into() })
+    }
+
+    /// The message that a frame carries.
+    ///
+    /// # Errors
+    /// When the frame is of another kind or its body is malformed.
+    fn from_frame(frame: &Frame) -> Result<Self, CodecError> {
+        if frame.head.kind != Self::KIND {
+            let (got, want) = (frame.head.kind, Self::KIND);
+            return Err(CodecError::Malformed(format!("kind {got:#06x} where {want:#06x} is meant")));
+        }
+        Self::decode(frame.head.version, &frame.body)
+    }
+}
+
+/// What a version has no words for.
+fn unspeakable(version: u8, what: &str) -> CodecError {
+    CodecError::Unencodable(format!("the other side speaks protocol version {version}, which has no {what}"))
+}
+
+macro_rules! messages {
+    ($($since:literal $kind:literal $name:ident $(was $old:ty)?;)*) => {
+        $(impl Message for $name {
+            const KIND: u16 = $kind;
+            const SINCE: u8 = $since;
+
+            fn encode(&self, version: u8, out: &mut Vec<u8>) -> Result<(), CodecError> {
+                $(if version < 2 {
+                    return codec::encode_into(&<$old>::try_from(self)?, out);
+                })?
+                let _ = version;
+                codec::encode_into(self, out)
+            }
+
+            fn decode(version: u8, body: &[u8]) -> Result<$name, CodecError> {
+                $(if version < 2 {
+                    return codec::decode::<$old>(body).map($name::from);
+                })?
+                let _ = version;
+                codec::decode(body)
+            }
+        })*
+
+        /// Every kind with the first version that has it and the name of its body.
+        pub const KINDS: &[(u16, u8, &str)] = &[$(($kind, $since, stringify!($name)),)*];
+    };
+}
+
+messages! {
+    1 0x0001 Hello;
+    1 0x8001 Welcome;
+    1 0x8002 Refusal was v1::Refusal;
+    1 0x0101 Get was v1::Get;
+    1 0x8101 GetReply was v1::GetReply;
+    1 0x0102 Put was v1::Put;
+    1 0x8102 PutReply was v1::PutReply;
+    1 0x0103 GetLayout;
+    1 0x8103 LayoutReply;
+    1 0x0104 Ping;
+    1 0x8104 Pong;
+    2 0x0105 MultiGet;
+    2 0x8105 MultiGetReply;
+    2 0x0106 MultiPut;
+    2 0x8106 MultiPutReply;
+    2 0x0107 Scan;
+    2 0x8107 ScanReply;
+    2 0x0108 Status;
+    2 0x8108 StatusReply;
+    1 0x0201 Fetch;
+    1 0x8201 FetchReply;
+    1 0x0202 Store was v1::Store;
+    1 0x8202 StoreReply;
+}
+
+/// The name of a kind, for log lines.
+pub fn kind_name(kind: u16) -> &'static str {
+    KINDS.iter().find(|(known, ..)| *known == kind).map_or("unknown", |(_, _, name)| name)
+}
+
+/// Whether a version has a message of this kind.
+pub fn is_spoken(kind: u16, version: u8) -> bool {
+    KINDS.iter().any(|(known, since, _)| *known == kind && *since <= version)
+}

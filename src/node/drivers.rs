@@ -1,0 +1,236 @@
+//! Carries one machine's actions out and brings the results back as events.
+//!
+//! One task owns one request. Its pending calls and timers are futures of that same task, so when the machine
+//! says `Finished` all of them go at once, and nothing of a request outlives it. The client's answer leaves
+//! through a channel as soon as the machine gives it; the task goes on for repair and for the replicas that
+//! are still to have their copy.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+use super::replica::{Applied, Over};
+use super::{Inner, Request};
+use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall};
+use crate::dynamo::put::{PutAction, PutEvent, PutMachine, PutOutcome};
+use crate::dynamo::version::{PutDone, Record, Write};
+use crate::io::BoxFuture;
+use crate::net::message::{Durability, Refusal};
+use crate::storage::Table;
+use crate::types::{Key, Namespace, NodeId};
+
+pub(super) struct GetDriver {
+    pub(super) node: Arc<Inner>,
+    pub(super) namespace: Namespace,
+    pub(super) key: Key,
+    pub(super) request: Request,
+    pub(super) answer: Option<oneshot::Sender<Result<GetDone, GetShortfall>>>,
+}
+
+impl GetDriver {
+    pub(super) async fn drive(mut self, mut machine: GetMachine, mut actions: Vec<GetAction>) {
+        let mut pending: FuturesUnordered<BoxFuture<'static, GetEvent>> = FuturesUnordered::new();
+        loop {
+            for action in actions {
+                match action {
+                    GetAction::Ask(node) => pending.push(self.ask(node)),
+                    GetAction::StartHedgeTimer(at) => {
+                        let timer = self.node.at(at);
+                        pending.push(Box::pin(async move {
+                            timer.await;
+                            GetEvent::HedgeTimer
+                        }));
+                    }
+                    GetAction::StartDeadline(at) => {
+                        let timer = self.node.at(at);
+                        pending.push(Box::pin(async move {
+                            timer.await;
+                            GetEvent::Deadline
+                        }));
+                    }
+                    GetAction::Answer(answer) => {
+                        if let Some(asker) = self.answer.take() {
+                            let _ = asker.send(answer);
+                        }
+                    }
+                    GetAction::Repair { node, record } => self.repair(node, record),
+                    GetAction::Finished => return,
+                }
+            }
+            let Some(event) = pending.next().await else { return };
+            actions = machine.on_event(event);
+        }
+    }
+
+    fn ask(&self, node: NodeId) -> BoxFuture<'static, GetEvent> {
+        let (inner, namespace, key, request) =
+            (self.node.clone(), self.namespace, self.key.clone(), self.request);
+        Box::pin(async move {
+            match inner.fetch(node, namespace, &key, request).await {
+                Ok((record, refilling)) => GetEvent::Reply { from: node, record, refilling },
+                Err(why) => GetEvent::Failed { from: node, why },
+            }
+        })
+    }
+
+    /// Nobody waits for a repair, so it has a task and a deadline of its own.
+    fn repair(&self, node: NodeId, record: Record) {
+        let (inner, namespace, key) = (self.node.clone(), self.namespace, self.key.clone());
+        let deadline = inner.now() + inner.config.timeout;
+        let request = Request { deadline, ..self.request };
+        inner.metrics.read_repairs.one();
+        let repair = async move {
+            // A repair is known durable when it is answered: the next read may stop here.
+            let sync = Durability::Sync;
+            let stored = inner.store(node, namespace, &key, &record, Vec::new(), sync, request).await;
+            if stored.is_err() {
+                inner.metrics.read_repairs_failed.one();
+            }
+            tracing::debug!(%key, %node, ok = stored.is_ok(), "read repair");
+        };
+        tokio::spawn(repair.in_current_span());
+    }
+}
+
+/// What the answer of a put needs besides its outcome.
+pub(super) type PutAnswer = (Result<PutOutcome, Refusal>, Option<(Record, PutDone)>);
+
+pub(super) struct PutDriver {
+    pub(super) node: Arc<Inner>,
+    pub(super) namespace: Namespace,
+    pub(super) key: Key,
+    pub(super) request: Request,
+    pub(super) durability: Durability,
+    pub(super) write: Option<(Over, Write)>,
+    pub(super) applied: Option<(Table, Record, PutDone)>,
+    pub(super) local_durable: bool,
+    pub(super) refusal: Option<Refusal>,
+    pub(super) answer: Option<oneshot::Sender<PutAnswer>>,
+}
+
+/// What comes back to the driver: an event for the machine, or the result of the local put, which it keeps.
+enum PutResult {
+    Event(PutEvent),
+    Local(Table, Result<Applied, Refusal>),
+}
+
+impl PutDriver {
+    pub(super) async fn drive(mut self, mut machine: PutMachine, mut actions: Vec<PutAction>) {
+        let mut pending: FuturesUnordered<BoxFuture<'static, PutResult>> = FuturesUnordered::new();
+        loop {
+            for action in actions {
+                match action {
+                    PutAction::ApplyLocally { guest, targets } => {
+                        if let Some(local) = self.apply(guest, targets) {
+                            pending.push(local);
+                        }
+                    }
+                    PutAction::Replicate(node) => pending.push(self.send(node, Vec::new())),
+                    PutAction::StoreGuest { node, target } => {
+                        self.node.metrics.guests_sent.one();
+                        pending.push(self.send(node, vec![target]));
+                    }
+                    PutAction::NoteTarget(target) => self.note(target),
+                    PutAction::StartHintTimer(at) => {
+                        let timer = self.node.at(at);
+                        pending.push(Box::pin(async move {
+                            timer.await;
+                            PutResult::Event(PutEvent::HintTimer)
+                        }));
+                    }
+                    PutAction::StartDeadline(at) => {
+                        let timer = self.node.at(at);
+                        pending.push(Box::pin(async move {
+                            timer.await;
+                            PutResult::Event(PutEvent::Deadline)
+                        }));
+                    }
+                    PutAction::Answer(outcome) => self.answer(outcome),
+                    PutAction::Finished => return,
+                }
+            }
+            let Some(result) = pending.next().await else { return };
+            let event = match result {
+                PutResult::Event(event) => {
+                    self.local_durable |= event == PutEvent::LocalDurable;
+                    event
+                }
+                PutResult::Local(table, Ok(applied)) => {
+                    let durable = self.wait_durable(applied.position);
+                    pending.push(durable);
+                    self.applied = Some((table, applied.record, applied.done));
+                    PutEvent::Applied
+                }
+                PutResult::Local(_, Err(refusal)) => {
+                    self.refusal = Some(refusal);
+                    PutEvent::Refused
+                }
+            };
+            actions = machine.on_event(event);
+        }
+    }
+
+    fn apply(&mut self, guest: bool, targets: Vec<NodeId>) -> Option<BoxFuture<'static, PutResult>> {
+        let (over, write) = self.write.take()?;
+        let table = if guest { Table::Guest } else { Table::Data };
+        let (inner, slot) = (self.node.clone(), self.node.slot(table, self.namespace, &self.key));
+        let durability = self.durability;
+        Some(Box::pin(async move {
+            PutResult::Local(table, inner.put_own(&slot, &targets, over, write, durability).await)
+        }))
+    }
+
+    fn wait_durable(&self, position: crate::storage::LogPosition) -> BoxFuture<'static, PutResult> {
+        let inner = self.node.clone();
+        Box::pin(async move {
+            PutResult::Event(match inner.store.wait_synced(position).await {
+                Ok(()) => PutEvent::LocalDurable,
+                Err(_) => {
+                    // The dot may have left the node: no actor of this start may count on.
+                    inner.mint().end_all();
+                    PutEvent::LocalFailed
+                }
+            })
+        })
+    }
+
+    fn send(&self, node: NodeId, guest_of: Vec<NodeId>) -> BoxFuture<'static, PutResult> {
+        let (inner, namespace, key, request, durability) =
+            (self.node.clone(), self.namespace, self.key.clone(), self.request, self.durability);
+        let record = self.applied.as_ref().map(|(_, record, _)| record.clone()).unwrap_or_default();
+        Box::pin(async move {
+            let stored = inner.store(node, namespace, &key, &record, guest_of, durability, request).await;
+            PutResult::Event(match stored {
+                Ok(()) => PutEvent::Ack(node),
+                Err(why) => PutEvent::Failed { from: node, why },
+            })
+        })
+    }
+
+    fn note(&self, target: NodeId) {
+        let Some((table, ..)) = self.applied else { return };
+        let (inner, slot) = (self.node.clone(), self.node.slot(table, self.namespace, &self.key));
+        tokio::spawn(async move {
+            if let Err(error) = inner.note_target(&slot, target).await {
+                tracing::warn!(key = %slot.key, %target, %error, "cannot note who lacks the record");
+            }
+        });
+    }
+
+    fn answer(&mut self, outcome: PutOutcome) {
+        let Some(asker) = self.answer.take() else { return };
+        let outcome = match (outcome, self.refusal.take()) {
+            (PutOutcome::NotApplied, Some(refusal)) => Err(refusal),
+            (outcome, _) => Ok(outcome),
+        };
+        // What stands beside the write in this node's copy went to the replicas with it, so whoever has acked
+        // holds that too. Without W acks only this node's own disk vouches for it (P6).
+        let vouched = self.local_durable || matches!(outcome, Ok(PutOutcome::Applied(_)));
+        let applied = self.applied.as_ref().filter(|_| vouched);
+        let applied = applied.map(|(_, record, done)| (record.clone(), done.clone()));
+        let _ = asker.send((outcome, applied));
+    }
+}

@@ -1,0 +1,379 @@
+//! What a node counts: requests with their latency, quorums, siblings, repairs, what was turned away.
+//!
+//! Numbers only, of atomics: whoever shows them (the gateway, as Prometheus text) gives them names. Counting never
+//! waits and never allocates. Nothing here reads a clock; who measures brings the duration.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::net::message::{Condition, Put, PutOutcome, PutReply, Refusal, RefusalCode};
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// A read of one key.
+    Get,
+    /// A write of one key, without condition.
+    Put,
+    /// A deletion of one key, without condition.
+    Delete,
+    /// A write or deletion under a condition.
+    ConditionalPut,
+    /// A batch of reads.
+    MultiGet,
+    /// A batch of writes.
+    MultiPut,
+    /// A page of a scan.
+    Scan,
+}
+
+impl Operation {
+    /// All of them, in order.
+    pub const ALL: [Operation; 7] = [
+        Operation::Get,
+        Operation::Put,
+        Operation::Delete,
+        Operation::ConditionalPut,
+        Operation::MultiGet,
+        Operation::MultiPut,
+        Operation::Scan,
+    ];
+
+    /// Which one a put is.
+    pub fn of(put: &Put) -> Operation {
+        match (&put.condition, &put.value) {
+            (Condition::None, Some(_)) => Operation::Put,
+            (Condition::None, None) => Operation::Delete,
+            _ => Operation::ConditionalPut,
+        }
+    }
+
+    /// Its name, for labels and spans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Get => "get",
+            Operation::Put => "put",
+            Operation::Delete => "delete",
+            Operation::ConditionalPut => "conditional-put",
+            Operation::MultiGet => "multi-get",
+            Operation::MultiPut => "multi-put",
+            Operation::Scan => "scan",
+        }
+    }
+}
+
+/// By which door a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Door {
+    /// The client port.
+    Binary,
+    /// The REST gateway.
+    Rest,
+    /// Another node passed it on.
+    Peer,
+}
+
+impl Door {
+    /// All of them, in order.
+    pub const ALL: [Door; 3] = [Door::Binary, Door::Rest, Door::Peer];
+
+    /// Its name, for labels and spans.
+    pub fn name(self) -> &'static str {
+        match self {
+            Door::Binary => "binary",
+            Door::Rest => "rest",
+            Door::Peer => "peer",
+        }
+    }
+}
+
+/// How a request ended (promise P7: applied, not applied, or unknown; the latter two by what to do about it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Done. A read of a key that is not there is done too.
+    Done,
+    /// Not done: the request must be changed (bad values, token, sizes, too many siblings).
+    Refused,
+    /// Not done: its condition does not hold.
+    Conflict,
+    /// Not done: too few replicas, a full or stalled disk, another layout. It may do later.
+    Unavailable,
+    /// Not done: turned away, so that others are done in time.
+    Shed,
+    /// A write that may or may not be there.
+    Unknown,
+}
+
+impl Outcome {
+    /// All of them, in order.
+    pub const ALL: [Outcome; 6] = [
+        Outcome::Done,
+        Outcome::Refused,
+        Outcome::Conflict,
+        Outcome::Unavailable,
+        Outcome::Shed,
+        Outcome::Unknown,
+    ];
+
+    /// Its name, for labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Refused => "refused",
+            Outcome::Conflict => "conflict",
+            Outcome::Unavailable => "unavailable",
+            Outcome::Shed => "shed",
+            Outcome::Unknown => "unknown",
+        }
+    }
+
+    pub(super) fn of_refusal(refusal: &Refusal) -> Outcome {
+        match refusal.code {
+            RefusalCode::Conflict => Outcome::Conflict,
+            RefusalCode::Overloaded => Outcome::Shed,
+            RefusalCode::TooFewReplicas
+            | RefusalCode::Unavailable
+            | RefusalCode::DiskFull
+            | RefusalCode::Corrupt
+            | RefusalCode::HintsFull
+            | RefusalCode::WrongLayout => Outcome::Unavailable,
+            RefusalCode::BadRequest
+            | RefusalCode::UnknownOperation
+            | RefusalCode::UnsupportedVersion
+            | RefusalCode::UnsupportedAuth
+            | RefusalCode::WrongCluster
+            | RefusalCode::TooLarge
+            | RefusalCode::BadToken
+            | RefusalCode::TooManySiblings => Outcome::Refused,
+        }
+    }
+}
+
+/// An answer that can tell how its request ended.
+pub(super) trait Judged {
+    /// How.
+    fn outcome(&self) -> Outcome {
+        Outcome::Done
+    }
+}
+
+impl Judged for crate::net::message::GetReply {}
+impl Judged for crate::net::message::ScanReply {}
+impl Judged for crate::net::message::MultiGetReply {}
+impl Judged for crate::net::message::MultiPutReply {}
+impl Judged for PutReply {
+    fn outcome(&self) -> Outcome {
+        match self.outcome {
+            PutOutcome::Applied => Outcome::Done,
+            PutOutcome::Unknown { .. } => Outcome::Unknown,
+        }
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn one(&self) {
+        self.add(1);
+    }
+
+    /// This many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Upper bounds of the latency buckets, in microseconds; a last bucket takes what is above.
+pub const LATENCY_BOUNDS_US: [u64; 17] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000,
+];
+/// Upper bounds of the buckets of small counts; a last bucket takes what is above.
+pub const COUNT_BOUNDS: [u64; 17] = [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 75, 100, 200, 500];
+
+/// Numbers by size, in buckets with fixed bounds.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [u64; 17],
+    buckets: [AtomicU64; 18],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [u64; 17]) -> Histogram {
+        Histogram { bounds, buckets: Default::default(), sum: AtomicU64::new(0) }
+    }
+
+    /// Of durations, in microseconds.
+    fn of_latency() -> Histogram {
+        Histogram::new(&LATENCY_BOUNDS_US)
+    }
+
+    /// Of small counts.
+    fn of_counts() -> Histogram {
+        Histogram::new(&COUNT_BOUNDS)
+    }
+
+    /// Enters a number.
+    pub fn enter(&self, number: u64) {
+        let at = self.bounds.partition_point(|bound| *bound < number);
+        self.buckets[at].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(number, Ordering::Relaxed);
+    }
+
+    /// Enters a duration, in whole microseconds.
+    pub fn enter_time(&self, time: Duration) {
+        self.enter(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// The upper bounds of all buckets but the last, ascending.
+    pub fn bounds(&self) -> &'static [u64] {
+        self.bounds
+    }
+
+    /// How many numbers lie in each bucket; one more than bounds.
+    pub fn buckets(&self) -> Vec<u64> {
+        self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How many numbers were entered.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The sum of all of them.
+    pub fn sum(&self) -> u64 {
+        self.sum.load(Ordering::Relaxed)
+    }
+}
+
+/// The registry of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Vec<Histogram>,
+    /// Time from a read's start until R replicas had answered, in microseconds.
+    pub read_quorum_wait: Histogram,
+    /// Time from a write's start until W replicas held it, in microseconds.
+    pub write_quorum_wait: Histogram,
+    /// Reads that fewer than R replicas answered.
+    pub read_shortfalls: Counter,
+    /// Writes that were started, and of which it is not known whether W replicas hold them.
+    pub write_shortfalls: Counter,
+    /// Live values that a read returned (or would have, without `resolve`).
+    pub siblings_per_read: Histogram,
+    /// Records sent to replicas that a read found behind.
+    pub read_repairs: Counter,
+    /// Of these, those that did not arrive.
+    pub read_repairs_failed: Counter,
+    /// Records sent to fallbacks, to be kept for primaries.
+    pub guests_sent: Counter,
+    /// Requests turned away because too many are in flight.
+    pub shed_in_flight: Counter,
+    /// Requests turned away because their time was up before they began.
+    pub shed_late: Counter,
+    /// Messages that came under another layout than this node's.
+    pub wrong_layouts: Counter,
+    /// Layouts taken over from other nodes.
+    pub layouts_adopted: Counter,
+    in_flight: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let series = Operation::ALL.len() * Door::ALL.len() * Outcome::ALL.len();
+        Metrics {
+            requests: (0..series).map(|_| Histogram::of_latency()).collect(),
+            read_quorum_wait: Histogram::of_latency(),
+            write_quorum_wait: Histogram::of_latency(),
+            read_shortfalls: Counter::default(),
+            write_shortfalls: Counter::default(),
+            siblings_per_read: Histogram::of_counts(),
+            read_repairs: Counter::default(),
+            read_repairs_failed: Counter::default(),
+            guests_sent: Counter::default(),
+            shed_in_flight: Counter::default(),
+            shed_late: Counter::default(),
+            wrong_layouts: Counter::default(),
+            layouts_adopted: Counter::default(),
+            in_flight: AtomicU64::new(0),
+        }
+    }
+}
+
+/// One request in flight, until it is dropped.
+pub(super) struct InFlight<'a>(&'a Metrics);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Metrics {
+    /// Latency, in microseconds, of the requests of one kind that ended so; its count is the number of them.
+    pub fn requests(&self, operation: Operation, door: Door, outcome: Outcome) -> &Histogram {
+        let at =
+            (operation as usize * Door::ALL.len() + door as usize) * Outcome::ALL.len() + outcome as usize;
+        &self.requests[at]
+    }
+
+    /// Requests that are being carried out now.
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Takes one more request in, unless `max` are in flight.
+    pub(super) fn enter(&self, max: usize) -> Option<InFlight<'_>> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let entered = InFlight(self);
+        (before < max as u64).then_some(entered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_on_a_bound_belongs_below_it_and_the_largest_have_a_bucket() {
+        let histogram = Histogram::of_latency();
+        for number in [0, 100, 101, 30_000_000, 30_000_001, 1 << 40] {
+            histogram.enter(number);
+        }
+        let buckets = histogram.buckets();
+        assert_eq!((buckets[0], buckets[1], buckets[16], buckets[17]), (2, 1, 1, 2));
+        assert_eq!(histogram.count(), 6);
+    }
+
+    #[test]
+    fn every_series_is_a_histogram_of_its_own() {
+        let metrics = Metrics::default();
+        for operation in Operation::ALL {
+            for door in Door::ALL {
+                for outcome in Outcome::ALL {
+                    assert_eq!(metrics.requests(operation, door, outcome).count(), 0);
+                    metrics.requests(operation, door, outcome).enter(1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_leaves_makes_room() {
+        let metrics = Metrics::default();
+        let first = metrics.enter(1);
+        assert!(first.is_some());
+        assert!(metrics.enter(1).is_none());
+        assert_eq!(metrics.in_flight(), 1, "who was turned away does not count on");
+        drop(first);
+        assert!(metrics.enter(1).is_some());
+    }
+}

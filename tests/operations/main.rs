@@ -1,0 +1,9 @@
+//! The operations of a node, on clusters of nodes in this process: over a network in memory where the test is about
+//! what nodes say and do, over loopback TCP where it is about bytes.
+
+#![allow(clippy::disallowed_methods)] // tests may wait and listen
+
+mod batches;
+mod single_key;
+mod support;
+mod versions;
