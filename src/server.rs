@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Get, GetLayout, Hello, Message, MultiGet, MultiPut, Ping, Pong, Put, Refusal, RefusalCode, Status,
+    Get, GetLayout, Hello, Message, MultiGet, MultiPut, Ping, Pong, Put, Refusal, RefusalCode, Scan, Status,
     Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
@@ -44,6 +44,7 @@ impl ClientService {
                 batch.puts.iter_mut().for_each(|put| put.forwarded = false);
                 answer(frame, &node.multi_put(batch, request()?).await?)
             }
+            Scan::KIND => answer(frame, &node.scan(read(frame)?, request()?).await?),
             GetLayout::KIND => answer(frame, &node.layouts()),
             Ping::KIND => answer(frame, &Pong),
             Status::KIND => answer(frame, &node.status()),

@@ -26,10 +26,10 @@ use ringdove::dynamo::layout::{Layout, Member};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::Io;
 use ringdove::net::message::{Context, Quorum};
-use ringdove::node::{Node, NodeConfig, NodeError};
+use ringdove::node::{Node, NodeConfig, NodeError, found};
 use ringdove::server::serve_clients;
 use ringdove::storage::directory::{self, FORMAT, NodeMeta};
-use ringdove::types::{Key, NodeId, WriteId};
+use ringdove::types::{Incarnation, Key, NodeId, WriteId};
 
 use crate::run::{Panicked, simulate};
 use crate::seed;
@@ -167,7 +167,8 @@ async fn play(world: World) -> (History, Duration, Verdict) {
 async fn run_node(io: Io, start: Start, meta: NodeMeta) -> Result<(), NodeError> {
     let dir = Path::new(DIR);
     if directory::read(io.disk.as_ref(), dir).await?.is_none() {
-        directory::write(io.disk.as_ref(), dir, &meta).await?;
+        let incarnation = Incarnation(seed::stream(start.seed, "founding").next_u64());
+        found(io.disk.clone(), io.clock.clone(), dir, &meta, incarnation).await?;
     }
     let mut bits = [0; 32];
     seed::stream(start.seed, "node").fill_bytes(&mut bits);

@@ -5,6 +5,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::TryRng;
@@ -18,9 +19,10 @@ use super::{DONE, FAILED, complain, say};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::{Layout, Member};
 use crate::dynamo::ring::PartitionCount;
-use crate::io::RealDisk;
+use crate::io::{RealClock, RealDisk};
+use crate::node::found;
 use crate::storage::directory::{self, FORMAT, NodeMeta};
-use crate::types::NodeId;
+use crate::types::{Incarnation, NodeId};
 
 /// How long a node may take to become ready, and to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -169,8 +171,10 @@ async fn make(args: &Args, disk: &RealDisk, dir_of: impl Fn(u64) -> PathBuf) -> 
             descriptor: descriptor.clone(),
             layouts: vec![layout.clone()],
         };
-        let written = directory::write(disk, &dir_of(member.id.0), &meta).await;
-        written.map_err(|error| error.to_string())?;
+        let (disk, clock) = (Arc::new(disk.clone()), Arc::new(RealClock::new()));
+        let incarnation = Incarnation(rand::rngs::SysRng.try_next_u64().map_err(|error| error.to_string())?);
+        let founded = found(disk, clock, &dir_of(member.id.0), &meta, incarnation).await;
+        founded.map_err(|error| error.to_string())?;
     }
     Ok(layout)
 }

@@ -44,9 +44,14 @@ use metrics::{Door, InFlight, Metrics};
 mod batch;
 pub mod coordinator;
 mod drivers;
+mod founding;
+mod listing;
 pub mod metrics;
 mod replica;
 mod reply;
+mod scan;
+
+pub use founding::found;
 
 /// Settings of one node.
 #[derive(Debug, Clone)]
@@ -98,6 +103,14 @@ pub enum NodeError {
     /// The data directory was never made one.
     #[error("{0} is not a data directory: make it one first (`ringdove cluster` makes its own)")]
     NotInitialised(String),
+    /// The data directory cannot be made.
+    #[error("cannot make the data directory {dir}: {reason}")]
+    NotFounded {
+        /// Which.
+        dir: String,
+        /// The system's words.
+        reason: String,
+    },
     /// Storage cannot go on. Nothing acknowledged was lost by stopping.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -444,6 +457,11 @@ impl Inner {
         let mut layouts = lock(&self.layouts);
         let layout = layouts.history.current().reference();
         (layouts.preference(partition), layout)
+    }
+
+    /// Whom to ask for the keys of a partition below Q.
+    pub(crate) fn preference_of(&self, partition: PartitionId) -> Arc<PreferenceList> {
+        lock(&self.layouts).preference(partition)
     }
 
     /// Takes a request in, if there is room and time for it. It is in flight until what is returned is dropped.

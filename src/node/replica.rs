@@ -14,8 +14,8 @@ use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionV
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchReply, Hello, Message, MultiPut, Put, Refusal, RefusalCode, Store, StoreReply,
-    Welcome, kind_name,
+    self as net, Fetch, FetchMany, FetchReply, Hello, Message, MultiPut, Put, Refusal, RefusalCode, ScanKeys,
+    Store, StoreReply, Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
@@ -236,6 +236,8 @@ impl PeerService {
                 let reply = self.node.put(Put { forwarded: true, ..put }, request()?).await?;
                 Ok(answer(frame, &reply))
             }
+            ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),
+            FetchMany::KIND => Ok(answer(frame, &node.fetch_many_own(&read(frame)?).await)),
             MultiPut::KIND => {
                 let mut batch: MultiPut = read(frame)?;
                 batch.puts.iter_mut().for_each(|put| put.forwarded = true);

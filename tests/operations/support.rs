@@ -11,13 +11,14 @@ use ringdove::dynamo::cluster::ClusterDescriptor;
 use ringdove::dynamo::layout::{Layout, Member};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::{BoxFuture, Clock, Io, Listener, MemoryDisk, Net, RealClock, Stream};
+use ringdove::net::envelope::FrameHead;
 use ringdove::net::link::{Link, hello};
 use ringdove::net::message::Spoken;
 use ringdove::node::metrics::Door;
-use ringdove::node::{Node, NodeConfig, Request};
+use ringdove::node::{Node, NodeConfig, Request, found};
 use ringdove::server::serve_clients;
-use ringdove::storage::directory::{self, FORMAT, NodeMeta};
-use ringdove::types::{Key, Mono, NodeId, TraceId, WriteId};
+use ringdove::storage::directory::{FORMAT, NodeMeta};
+use ringdove::types::{Incarnation, Key, Mono, NodeId, TraceId, WriteId};
 use tokio::sync::mpsc;
 
 /// A network without wires.
@@ -135,7 +136,7 @@ impl Cluster {
                 descriptor: descriptor.clone(),
                 layouts: vec![layout.clone()],
             };
-            directory::write(io.disk.as_ref(), &dir, &meta).await.unwrap();
+            found(io.disk.clone(), clock.clone(), &dir, &meta, Incarnation(id)).await.unwrap();
             let mut config = NodeConfig::new(dir);
             settings(id, &mut config);
             let seed = [u8::try_from(id).unwrap(); 32];
@@ -165,6 +166,20 @@ impl Cluster {
         let clock: Arc<dyn Clock> = self.clock.clone();
         let addr = member(at as u64 + 1).client_addr;
         Link::open(&self.net, &clock, &addr, &hello(spoken, None, None), self.deadline()).await.unwrap()
+    }
+
+    /// A connection to the peer port of node `at`, as another node would open it.
+    pub(crate) async fn peer_link(&self, at: usize) -> Link {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let addr = member(at as u64 + 1).peer_addr;
+        let cluster = self.nodes[at].descriptor().cluster;
+        let hello = hello(Spoken::default(), Some(cluster), Some(NodeId(99)));
+        Link::open(&self.net, &clock, &addr, &hello, self.deadline()).await.unwrap()
+    }
+
+    /// What a peer's messages begin with.
+    pub(crate) fn peer_head(&self) -> FrameHead {
+        FrameHead { layout: self.nodes[0].layout().reference(), ..FrameHead::default() }
     }
 
     /// Five seconds from now.

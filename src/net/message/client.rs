@@ -296,7 +296,9 @@ pub struct ScanItem {
 pub struct ScanReply {
     /// The live keys in order. May be fewer than asked for, even none, with more to come.
     pub items: Vec<ScanItem>,
-    /// Go on behind this key; none: the range is at its end.
+    /// Whether the range goes on: the next page is asked for with `cursor` as its `after`.
+    pub more: bool,
+    /// The last key that the page has passed; none when it has passed none and there was no page before.
     pub cursor: Option<Key>,
     /// Partitions that could not be read, in order; none: the page is complete. Unless `partial` was asked for, the
     /// page ends before the first key that could be of one of them, and the same cursor may be tried again.

@@ -41,7 +41,9 @@ pub use client::{
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
-pub use peer::{Fetch, FetchReply, Store, StoreReply};
+pub use peer::{
+    Fetch, FetchMany, FetchManyReply, FetchReply, HeldKey, ScanKeys, ScanKeysReply, Store, StoreReply,
+};
 
 /// The newest protocol version, which this build speaks wherever the other side does.
 pub const VERSION: u8 = 2;
@@ -155,6 +157,10 @@ messages! {
     1 0x8201 FetchReply;
     1 0x0202 Store was v1::Store;
     1 0x8202 StoreReply;
+    2 0x0203 ScanKeys;
+    2 0x8203 ScanKeysReply;
+    2 0x0204 FetchMany;
+    2 0x8204 FetchManyReply;
 }
 
 /// The name of a kind, for log lines.

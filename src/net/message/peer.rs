@@ -1,10 +1,12 @@
 //! What nodes ask of each other, besides passing on a put.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::options::Durability;
+use super::handshake::RefusalCode;
+use super::options::{Durability, Order};
 use crate::dynamo::version::Record;
-use crate::types::{Key, Namespace, NodeId};
+use crate::types::{Key, Namespace, NodeId, PartitionId};
 
 /// A node asks another for its copy of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,3 +44,60 @@ pub struct Store {
 /// The record is as durable there as was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreReply;
+
+/// A node asks another which keys it holds, of several partitions at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanKeys {
+    /// Keyspace.
+    pub namespace: Namespace,
+    /// First key of the range; empty: from the smallest.
+    pub from: Bytes,
+    /// The range ends before this key; empty: with the largest.
+    pub to: Bytes,
+    /// Which way.
+    pub order: Order,
+    /// Only keys behind this one.
+    pub after: Option<Key>,
+    /// Most keys of the answer, all partitions together.
+    pub limit: u32,
+    /// The partitions, in order, each once.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// A key that a node holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldKey {
+    /// The key.
+    pub key: Key,
+    /// `Record::version_hash` of its record.
+    pub version_hash: u64,
+    /// Bytes of its record on the disk.
+    pub bytes: u32,
+}
+
+/// The first keys of all partitions together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanKeysReply {
+    /// In order. Deleted ones too: the record tells.
+    pub keys: Vec<HeldKey>,
+    /// Whether it holds keys behind the last of `keys`. When not, these are all.
+    pub more: bool,
+    /// Partitions that it does not answer for, because it is no primary of them or has not refilled; in order.
+    pub unready: Vec<PartitionId>,
+}
+
+/// A node asks another for its copies of several keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchMany {
+    /// Keyspace.
+    pub namespace: Namespace,
+    /// The keys.
+    pub keys: Vec<Key>,
+}
+
+/// Copies of the first of the keys: as many as there is room for, one at least.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchManyReply {
+    /// The record, empty when it has none, or why it cannot be had.
+    pub records: Vec<Result<Record, RefusalCode>>,
+}
