@@ -38,6 +38,8 @@ pub(super) const LOCKS: usize = 1024;
 const CACHE_SHARDS: usize = 8;
 /// Rough bytes of a cached entry besides its record.
 const CACHED_BYTES: u64 = 200;
+/// How often a read that the system refuses is tried again before the record counts as damaged.
+const REREADS: u32 = 2;
 /// Damaged records that are remembered for each partition; more are counted no further.
 const DAMAGED_MAX: usize = 10_000;
 
@@ -203,7 +205,18 @@ impl Inner {
         if file.read_now(offset, &mut buffer) {
             return decode(slot, place, &segment, &buffer.into());
         }
-        let bytes = file.read_at(offset, place.len()).await.map_err(|error| error.to_string())?;
+        let mut failed = 0;
+        let bytes = loop {
+            match file.read_at(offset, place.len()).await {
+                Ok(bytes) => break bytes,
+                // What is taken for damage is written over by a repair; a cable that shook must not cost a copy.
+                Err(error) if failed < REREADS => {
+                    tracing::warn!(segment = segment.id, offset, %error, "a read failed: tried again");
+                    failed += 1;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        };
         decode(slot, place, &segment, &bytes)
     }
 

@@ -194,3 +194,30 @@ async fn a_snapshot_counts_only_after_all_that_it_points_at_is_synced() {
     assert!(recovery.snapshot && recovery.corrupt == 0 && recovery.rewritten == 0, "{recovery:?}");
     assert_eq!(get(&store, "key").await.as_deref(), Some("value"));
 }
+
+#[tokio::test]
+async fn a_read_that_fails_once_costs_no_copy_and_one_that_keeps_failing_is_damage() {
+    use crate::io::fault_disk::{Fault, FaultDisk, Image};
+    let mut image = Image::new();
+    image.create_dir_all(Path::new(DIR)).unwrap();
+    let disk = FaultDisk::new(image);
+    let config = StoreConfig { cache_bytes: 0, ..quiet() };
+    let (store, _) = Store::open(
+        Arc::new(disk.clone()),
+        Arc::new(RealClock::new()),
+        Path::new(DIR),
+        Incarnation(1),
+        config,
+    )
+    .await
+    .unwrap();
+    put_durable(&store, "key", "value").await;
+    let path = Path::new(DIR).join("0000000001.log");
+    let fail = |nth| disk.arm(Fault::ReadError { path: path.clone(), nth });
+    fail(1);
+    assert_eq!(get(&store, "key").await.as_deref(), Some("value"));
+    assert!(store.stats().damaged.is_empty());
+    (1..=3).for_each(fail);
+    assert!(matches!(try_get(&store, "key").await, Err(StorageError::Corrupt(_))));
+    assert_eq!(store.stats().damaged.values().sum::<u64>(), 1);
+}
