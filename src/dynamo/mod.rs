@@ -16,7 +16,7 @@
 //! | §4.6 hinted handoff | [`put`] (`StoreGuest`, `NoteTarget`) | which node keeps what for whom is decided here; the delivery comes with its own machine |
 //! | §4.7 anti-entropy | [`merkle`] | one tree a partition, leaves as xor of keyed hashes; the exchange comes with its own machine |
 //! | §4.8.1 membership | [`layout`] | members are added and removed by an operator, as one new layout |
-//! | §4.8.2, §4.8.3 failure detection | — | comes with heartbeats; until then a node's view is made from its traffic |
+//! | §4.8.2, §4.8.3 failure detection | [`detector`] | phi accrual over heartbeats, and what traffic shows sooner. Not wired yet: a node's view is made from its traffic |
 //! | §5 implementation, coordination by reads and writes | [`put`], `node::coordinator` | any node takes a request; a put is coordinated by a primary |
 //!
 //! # Where we deviate, and why
@@ -40,6 +40,7 @@
 
 pub mod cluster;
 pub mod condition;
+pub mod detector;
 pub mod get;
 pub mod layout;
 pub mod merkle;
