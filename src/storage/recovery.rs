@@ -18,7 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -107,7 +107,26 @@ struct Replay {
     report: Recovery,
 }
 
-/// Reads the directory. Changes nothing but leftovers that do not count. The caller holds the directory's lock.
+/// What a directory holds, before anything is done about it.
+struct Examined {
+    replay: Replay,
+    /// What of them stays.
+    segments: Arc<Segments>,
+    /// Where the last segment that holds something ends, and its id.
+    end: u64,
+    id_last: u64,
+    /// Whole records of the last segment, behind what stays of it.
+    pending: Vec<Pending>,
+    /// Files that end too late, with the length to cut them to; none: the file goes.
+    cuts: Vec<(Arc<dyn File>, PathBuf, Option<u64>)>,
+    /// The newest segment, of which no group was written.
+    void: Option<PathBuf>,
+    /// Where the replay began: behind what the snapshot stands for.
+    from: u64,
+    snapshot_bytes: u64,
+}
+
+/// Makes the directory ready for a store. The caller holds its lock.
 ///
 /// # Errors
 /// When the disk fails, or segments contradict each other.
@@ -118,10 +137,47 @@ pub(super) async fn recover(
     incarnation: Incarnation,
 ) -> Result<Recovered, StorageError> {
     let names = disk.list(dir).await.map_err(StorageError::io("list", dir))?;
-    for name in names.iter().filter(|name| name.ends_with(".log.new") || *name == snapshot::NAME_NEW) {
+    for name in names.iter().filter(|name| is_leftover(name)) {
         let path = dir.join(name);
         disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
     }
+    let Examined { mut replay, segments, end, id_last, pending, cuts, void, from, snapshot_bytes, .. } =
+        examine(disk, dir, &names, shape).await?;
+    if let Some(path) = void {
+        tracing::warn!(path = %path.display(), "a segment without a whole group: removed");
+        disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
+    }
+    directory::remove_clean(disk, dir).await?;
+    let id = id_last + 1;
+    let (start, started) = replay.begin(disk, dir, &segments, (id, end), &pending, incarnation).await?;
+    for (file, path, len) in cuts {
+        if let Some(len) = len {
+            file.set_len(len).await.map_err(StorageError::io("cut", &path))?;
+            file.sync_data().await.map_err(StorageError::io("sync", &path))?;
+        } else {
+            disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
+            disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))?;
+        }
+    }
+    let Replay { partitions, report, .. } = replay;
+    Ok(Recovered { partitions, segments, start, started, snapshot_from: from, snapshot_bytes, report })
+}
+
+/// Whether a file is what a crash left of one that was to be renamed.
+fn is_leftover(name: &str) -> bool {
+    name.ends_with(".log.new") || name == snapshot::NAME_NEW
+}
+
+/// Reads a directory whose files have these names, and changes nothing.
+///
+/// # Errors
+/// When the disk fails, or segments contradict each other.
+async fn examine(
+    disk: &dyn Disk,
+    dir: &Path,
+    names: &[String],
+    shape: Shape,
+) -> Result<Examined, StorageError> {
     let clean = directory::read_clean(disk, dir).await?;
     let mut report = Recovery::default();
     let (partitions, start, from, mut proven, snapshot_bytes) = match snapshot::read(disk, dir, shape).await?
@@ -142,7 +198,7 @@ pub(super) async fn recover(
     proven = proven.max(clean.unwrap_or(0));
     let mut replay =
         Replay { partitions, start, suspects: PartitionSet::default(), removals: BTreeMap::new(), report };
-    let found = open_all(disk, dir, &names, &mut replay).await?;
+    let (found, void) = open_all(disk, dir, names, &mut replay).await?;
     let id_last = found.last().map_or(0, |last| last.id);
     replay.report.segments = found.len() as u64;
 
@@ -209,33 +265,20 @@ pub(super) async fn recover(
         end = proven;
     }
     replay.report.clean = !missing && clean.is_some_and(|clean| clean == end);
-
-    directory::remove_clean(disk, dir).await?;
-    let id = id_last + 1;
-    let (start, started) = replay.begin(disk, dir, &segments, (id, end), &pending, incarnation).await?;
-    for (file, path, len) in cuts {
-        if let Some(len) = len {
-            file.set_len(len).await.map_err(StorageError::io("cut", &path))?;
-            file.sync_data().await.map_err(StorageError::io("sync", &path))?;
-        } else {
-            disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
-            disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))?;
-        }
-    }
-    let Replay { partitions, report, .. } = replay;
-    Ok(Recovered { partitions, segments, start, started, snapshot_from: from, snapshot_bytes, report })
+    Ok(Examined { replay, segments, end, id_last, pending, cuts, void, from, snapshot_bytes })
 }
 
-/// Opens all segments and finds their bases.
+/// Opens all segments and finds their bases. The newest one stands apart when no group of it was written.
 async fn open_all(
     disk: &dyn Disk,
     dir: &Path,
     names: &[String],
     replay: &mut Replay,
-) -> Result<Vec<Found>, StorageError> {
+) -> Result<(Vec<Found>, Option<PathBuf>), StorageError> {
     let mut ids: Vec<u64> = names.iter().filter_map(|name| id_of(name)).collect();
     ids.sort_unstable();
     let mut found: Vec<Found> = Vec::new();
+    let mut void = None;
     let last = ids.last().copied();
     for id in ids {
         let path = path_of(dir, id);
@@ -260,9 +303,8 @@ async fn open_all(
             Some(base) => found.push(Found { id, base, size, file, damaged_head: true }),
             None if last == Some(id) => {
                 // Made just before a crash: nothing of it was ever acknowledged.
-                tracing::warn!(path = %path.display(), "a segment without a whole group: removed");
-                disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
                 replay.report.cut += size;
+                void = Some(path);
             }
             None => {
                 let base = found.last().map_or(0, |before| before.base + before.size);
@@ -270,7 +312,7 @@ async fn open_all(
             }
         }
     }
-    Ok(found)
+    Ok((found, void))
 }
 
 /// How far a segment's records go.
