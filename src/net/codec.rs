@@ -47,6 +47,12 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     }
 }
 
+/// Reads a value that stands at the beginning of `bytes`, whatever follows.
+pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let read = bincode::serde::decode_from_slice(bytes, CONFIG);
+    read.map(|(value, _)| value).map_err(|error| CodecError::Malformed(error.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +76,6 @@ mod tests {
         assert_eq!(decode::<u32>(&bytes), Ok(7));
         bytes.push(0);
         assert_eq!(decode::<u32>(&bytes), Err(CodecError::Trailing(1)));
+        assert_eq!(decode_first::<u32>(&bytes), Ok(7));
     }
 }

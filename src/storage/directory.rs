@@ -69,7 +69,7 @@ pub async fn write(disk: &dyn Disk, dir: &Path, meta: &NodeMeta) -> Result<(), S
 /// What the directory says of itself; none when it is no data directory.
 ///
 /// # Errors
-/// `BadDirectory` when it says something that this build cannot read.
+/// `OtherFormat` when another build wrote it, `BadDirectory` when it is damaged, `Io` when the disk fails.
 pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, StorageError> {
     let path = dir.join(NAME);
     let file = match disk.open(&path, false).await {
@@ -91,15 +91,16 @@ pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, Stora
     let bytes: Bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
     let opened =
         envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).map_err(|error| damaged(error.to_string()))?;
-    // The format number comes first in the body, so that it can be told even when the rest has changed.
-    let meta = codec::decode::<NodeMeta>(&bytes[opened.body]).map_err(|error| damaged(error.to_string()))?;
-    if meta.format != FORMAT {
-        let (path, format) = (path.display(), meta.format);
-        return Err(StorageError::BadDirectory(format!(
-            "{path} has format {format}, this build reads {FORMAT}: use the build that wrote it"
-        )));
+    if opened.kind != KIND_META {
+        return Err(damaged("another record stands there".to_owned()));
     }
-    Ok(Some(meta))
+    let body = &bytes[opened.body];
+    // The format number comes first in the body, so that it can be told even when the rest has changed.
+    let found = codec::decode_first::<u32>(body).map_err(|error| damaged(error.to_string()))?;
+    if found != FORMAT {
+        return Err(StorageError::OtherFormat { path: path.display().to_string(), found });
+    }
+    codec::decode(body).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
 /// Leaves the mark: the log is synced up to `position`, and nothing is written after this.

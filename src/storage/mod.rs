@@ -102,9 +102,17 @@ pub enum StorageError {
     /// Another process uses the directory.
     #[error("{0} is in use by another process: stop it, or choose another directory")]
     InUse(String),
-    /// The directory is not one of ours, or of a version that this build does not read.
+    /// The directory is not one of ours, or damaged beyond a start.
     #[error("{0}")]
     BadDirectory(String),
+    /// The directory is one that another build wrote.
+    #[error("{path} has format {found}, this build reads {}: use the build that wrote it", directory::FORMAT)]
+    OtherFormat {
+        /// The file that says so.
+        path: String,
+        /// What it says.
+        found: u32,
+    },
     /// The value cannot be written. Nothing was changed.
     #[error(transparent)]
     Unencodable(#[from] CodecError),

@@ -221,3 +221,22 @@ async fn a_read_that_fails_once_costs_no_copy_and_one_that_keeps_failing_is_dama
     assert!(matches!(try_get(&store, "key").await, Err(StorageError::Corrupt(_))));
     assert_eq!(store.stats().damaged.values().sum::<u64>(), 1);
 }
+
+#[tokio::test]
+async fn a_directory_of_another_format_is_told_from_a_damaged_one_whatever_its_rest_looks_like() {
+    let disk = crate::io::MemoryDisk::new();
+    disk.create_dir_all(Path::new(DIR)).await.unwrap();
+    let file = disk.open(&Path::new(DIR).join("node.meta"), true).await.unwrap();
+    for (kind, known) in [(format::KIND_META, true), (format::KIND_CLEAN, false)] {
+        let mut bytes = Vec::new();
+        format::append_record(&mut bytes, format::seed_of(0, 0), kind, &(1_u32, 7_u8)).unwrap();
+        file.set_len(0).await.unwrap();
+        file.write_at(0, bytes.into()).await.unwrap();
+        let read = directory::read(&disk, Path::new(DIR)).await;
+        match read.err().unwrap() {
+            StorageError::OtherFormat { found, .. } => assert!(known && found == 1),
+            StorageError::BadDirectory(message) => assert!(!known && message.contains("damaged")),
+            error => panic!("{error}"),
+        }
+    }
+}
