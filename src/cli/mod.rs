@@ -1,7 +1,7 @@
-//! The command line: `ringdove cluster`, `serve`, `get`, `put`, `delete`.
+//! The command line: `ringdove cluster`, `serve`, `get`, `put`, `delete`, `storage`.
 //!
 //! Exit codes: 0 done, 1 not done (refused, or a node cannot run), 2 wrong usage, 3 no such key, 4 several
-//! concurrent values, 5 no node reachable, 6 outcome unknown.
+//! concurrent values, 5 no node reachable, 6 outcome unknown, 7 no data directory that can be looked at.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 mod cluster;
 mod kv;
 mod serve;
+mod storage;
 
 /// Done.
 const DONE: u8 = 0;
@@ -45,6 +46,8 @@ enum Command {
     Put(kv::PutArgs),
     /// Delete a key.
     Delete(kv::DeleteArgs),
+    /// Look at the data directory of a node that is not running; changes nothing.
+    Storage(storage::Args),
 }
 
 /// Parses the arguments of the process and carries them out.
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
             Command::Get(args) => kv::get(args).await,
             Command::Put(args) => kv::put(args).await,
             Command::Delete(args) => kv::delete(args).await,
+            Command::Storage(args) => storage::run(args).await,
         }
     });
     // A read of standard input may still hang in a thread of the runtime; nobody needs it any more.

@@ -23,9 +23,9 @@ use crate::net::codec;
 use crate::net::envelope::{self, PREFIX_LEN};
 use crate::types::NodeId;
 
-const NAME: &str = "node.meta";
+pub(super) const NAME: &str = "node.meta";
 const NAME_NEW: &str = "node.meta.new";
-const CLEAN_NAME: &str = "clean";
+pub(super) const CLEAN_NAME: &str = "clean";
 /// The layout of files in a data directory that this build reads and writes.
 pub const FORMAT: u32 = 3;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.

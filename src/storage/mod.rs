@@ -23,6 +23,7 @@
 //! | `snapshot` | the index on disk, so that a restart reads it and the log's end |
 //! | `recovery`, `walk` | what is found at start: proven, torn, rotten |
 //! | `compaction`, `housekeeper` | gets space back; the task that does this and writes snapshots |
+//! | [`inspect`], [`check`] | looks at a directory that no node runs on: figures, and every kind of damage |
 //! | [`directory`] | whose directory it is; the clean-shutdown mark |
 //!
 //! Invariants
@@ -51,12 +52,14 @@ use crate::net::codec::CodecError;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
 mod body;
+pub mod check;
 mod compaction;
 pub mod directory;
 mod engine;
 mod format;
 mod housekeeper;
 mod index;
+pub mod inspect;
 mod log;
 mod partition;
 mod recovery;

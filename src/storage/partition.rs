@@ -54,6 +54,10 @@ impl Partition {
         }
     }
 
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     pub(super) fn index(&self, table: Table) -> &Index {
         match table {
             Table::Data => &self.data,
@@ -135,6 +139,11 @@ impl Partition {
     /// All targets there are, for a snapshot.
     pub(super) fn owed(&self) -> impl Iterator<Item = (Table, &[u8], &[NodeId])> {
         self.owed.iter().map(|((table, id), targets)| (*table, &**id, &**targets))
+    }
+
+    /// Whom an entry is kept for.
+    pub(super) fn targets_of(&self, table: Table, id: &[u8]) -> &[NodeId] {
+        self.owed.get(&(table, Box::from(id))).map_or(&[], |targets| targets)
     }
 
     /// The nodes that are owed something.

@@ -33,11 +33,14 @@ use super::log::Start;
 use super::partition::{Partition, Shape};
 use super::segment::{Segment, Segments, id_of, path_of};
 use super::walk::{Item, Walk};
-use super::{StorageError, Table, directory, snapshot};
+use super::{Entry, Slot, StorageError, Table, directory, snapshot};
 use crate::io::{Disk, File};
 use crate::net::codec;
 use crate::net::envelope::PREFIX_LEN;
 use crate::types::{Incarnation, PartitionId};
+
+/// Damaged stretches that are remembered; more are counted.
+const CORRUPTED_MAX: usize = 10_000;
 
 /// What recovery found and did, for the log line at start and for `storage check`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -82,12 +85,15 @@ pub(super) struct Recovered {
 }
 
 /// A segment's file before it is known what of it counts.
-struct Found {
-    id: u64,
-    base: u64,
-    size: u64,
-    file: Arc<dyn File>,
-    damaged_head: bool,
+pub(super) struct Found {
+    pub(super) id: u64,
+    pub(super) base: u64,
+    pub(super) size: u64,
+    /// Bytes that its place among the others gives it: more than `size` when the file lacks some, less when it was to be
+    /// cut.
+    pub(super) limit: u64,
+    pub(super) file: Arc<dyn File>,
+    pub(super) damaged_head: bool,
 }
 
 /// A whole record that is not proven.
@@ -98,20 +104,34 @@ struct Pending {
     body: std::ops::Range<usize>,
 }
 
-struct Replay {
-    partitions: Vec<Partition>,
+/// Durable bytes that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Corrupted {
+    /// Of the segment.
+    pub(super) id: u64,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    /// Whose they may have been.
+    pub(super) partitions: PartitionSet,
+}
+
+pub(super) struct Replay {
+    pub(super) partitions: Vec<Partition>,
     start: Option<(StartBody, u64, usize)>,
     suspects: PartitionSet,
     /// Bytes of removal records by segment.
     removals: BTreeMap<u64, u64>,
-    report: Recovery,
+    pub(super) corrupted: Vec<Corrupted>,
+    pub(super) report: Recovery,
 }
 
 /// What a directory holds, before anything is done about it.
-struct Examined {
-    replay: Replay,
+pub(super) struct Examined {
+    pub(super) replay: Replay,
+    /// Oldest first.
+    pub(super) found: Vec<Found>,
     /// What of them stays.
-    segments: Arc<Segments>,
+    pub(super) segments: Arc<Segments>,
     /// Where the last segment that holds something ends, and its id.
     end: u64,
     id_last: u64,
@@ -120,10 +140,21 @@ struct Examined {
     /// Files that end too late, with the length to cut them to; none: the file goes.
     cuts: Vec<(Arc<dyn File>, PathBuf, Option<u64>)>,
     /// The newest segment, of which no group was written.
-    void: Option<PathBuf>,
+    pub(super) void: Option<PathBuf>,
     /// Where the replay began: behind what the snapshot stands for.
-    from: u64,
-    snapshot_bytes: u64,
+    pub(super) from: u64,
+    pub(super) snapshot_bytes: u64,
+}
+
+impl Examined {
+    /// Enters what is not proven where it stands. For those who look and do not go on to write.
+    pub(super) fn enter_pending(&mut self) {
+        let Some(last) = self.found.last() else { return };
+        for record in std::mem::take(&mut self.pending) {
+            self.replay.apply(last.id, last.base + record.offset, &record, &PartitionSet::ALL);
+            self.replay.report.rewritten += 1;
+        }
+    }
 }
 
 /// Makes the directory ready for a store. The caller holds its lock.
@@ -164,7 +195,7 @@ pub(super) async fn recover(
 }
 
 /// Whether a file is what a crash left of one that was to be renamed.
-fn is_leftover(name: &str) -> bool {
+pub(super) fn is_leftover(name: &str) -> bool {
     name.ends_with(".log.new") || name == snapshot::NAME_NEW
 }
 
@@ -172,7 +203,7 @@ fn is_leftover(name: &str) -> bool {
 ///
 /// # Errors
 /// When the disk fails, or segments contradict each other.
-async fn examine(
+pub(super) async fn examine(
     disk: &dyn Disk,
     dir: &Path,
     names: &[String],
@@ -196,9 +227,15 @@ async fn examine(
         tracing::warn!(dir = %dir.display(), why, "the index snapshot does not count: reading the whole log");
     }
     proven = proven.max(clean.unwrap_or(0));
-    let mut replay =
-        Replay { partitions, start, suspects: PartitionSet::default(), removals: BTreeMap::new(), report };
-    let (found, void) = open_all(disk, dir, names, &mut replay).await?;
+    let mut replay = Replay {
+        partitions,
+        start,
+        suspects: PartitionSet::default(),
+        removals: BTreeMap::new(),
+        corrupted: Vec::new(),
+        report,
+    };
+    let (mut found, void) = open_all(disk, dir, names, &mut replay).await?;
     let id_last = found.last().map_or(0, |last| last.id);
     replay.report.segments = found.len() as u64;
 
@@ -207,8 +244,9 @@ async fn examine(
     let mut end = 0;
     let mut pending = Vec::new();
     let mut cuts = Vec::new();
-    for (at, segment) in found.iter().enumerate() {
+    for at in 0..found.len() {
         let next = found.get(at + 1);
+        let segment = &found[at];
         let limit = match next {
             Some(next) if next.base < segment.base => {
                 let (dir, id) = (dir.display(), next.id);
@@ -221,12 +259,15 @@ async fn examine(
             Some(next) => segment.size.min(next.base - segment.base),
             None => segment.size,
         };
+        let has_next = next.is_some();
+        found[at].limit = limit;
+        let segment = &found[at];
         if limit > segment.size && segment.base + limit > from {
             replay.corrupted(segment.id, segment.size, limit, &PartitionSet::ALL);
         }
         let there = limit.min(segment.size);
         end = segment.base + there;
-        if next.is_some() {
+        if has_next {
             proven = proven.max(segment.base + limit);
         }
         if segment.base + (SEGMENT_HEAD_LEN as u64) < from {
@@ -244,8 +285,8 @@ async fn examine(
         // Were its head counted, a start that stops before the file is gone would leave a stretch of positions
         // that nothing has to hold, and the next start would miss them. (Found by the crash search: killed at the
         // first write of a segment, and the power lost in the start after that.)
-        let kept = limit > SEGMENT_HEAD_LEN as u64
-            && (end - segment.base > SEGMENT_HEAD_LEN as u64 || next.is_some());
+        let kept =
+            limit > SEGMENT_HEAD_LEN as u64 && (end - segment.base > SEGMENT_HEAD_LEN as u64 || has_next);
         if !kept {
             end = segment.base;
         }
@@ -261,11 +302,12 @@ async fn examine(
     let missing = pending.is_empty() && end < proven;
     if missing {
         // A snapshot or the mark knew of more than there is.
-        replay.corrupted(id_last, end, proven, &PartitionSet::ALL);
+        let base = found.last().map_or(0, |last| last.base);
+        replay.corrupted(id_last, end - base, proven - base, &PartitionSet::ALL);
         end = proven;
     }
     replay.report.clean = !missing && clean.is_some_and(|clean| clean == end);
-    Ok(Examined { replay, segments, end, id_last, pending, cuts, void, from, snapshot_bytes })
+    Ok(Examined { replay, found, segments, end, id_last, pending, cuts, void, from, snapshot_bytes })
 }
 
 /// Opens all segments and finds their bases. The newest one stands apart when no group of it was written.
@@ -287,7 +329,7 @@ async fn open_all(
         let head_len = usize::try_from(size).unwrap_or(usize::MAX).min(SEGMENT_HEAD_LEN);
         let head = file.read_at(0, head_len).await.unwrap_or_default();
         if let Some(head) = SegmentHead::decode(&head, id) {
-            found.push(Found { id, base: head.base, size, file, damaged_head: false });
+            found.push(Found { id, base: head.base, size, limit: size, file, damaged_head: false });
             continue;
         }
         // Any group of it knows its own position.
@@ -300,7 +342,7 @@ async fn open_all(
             }
         }
         match base {
-            Some(base) => found.push(Found { id, base, size, file, damaged_head: true }),
+            Some(base) => found.push(Found { id, base, size, limit: size, file, damaged_head: true }),
             None if last == Some(id) => {
                 // Made just before a crash: nothing of it was ever acknowledged.
                 replay.report.cut += size;
@@ -308,7 +350,7 @@ async fn open_all(
             }
             None => {
                 let base = found.last().map_or(0, |before| before.base + before.size);
-                found.push(Found { id, base, size, file, damaged_head: true });
+                found.push(Found { id, base, size, limit: size, file, damaged_head: true });
             }
         }
     }
@@ -329,6 +371,9 @@ impl Replay {
         tracing::error!(segment = id, from, to, "corruption: durable bytes of the log cannot be read");
         self.report.corrupt += 1;
         self.suspects.join(partitions);
+        if self.corrupted.len() < CORRUPTED_MAX {
+            self.corrupted.push(Corrupted { id, from, to, partitions: *partitions });
+        }
     }
 
     /// Replays `from..limit` of one segment. Everything before the position `proven` is known to have been synced.
@@ -442,21 +487,20 @@ impl Replay {
         let len = record.record.len();
         match record.kind {
             KIND_ENTRY => {
-                let slot = decode_slot(body).ok()?;
-                let entry = decode_entry(&slot, &record.record.slice(record.body.clone())).ok()??;
+                let (slot, entry) = entry_of(&record.record.slice(record.body.clone()))?;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let place = Place::new(position, len, entry.copy.record.version_hash(), false);
                 let id = index_key(slot.namespace, &slot.key);
                 partition.set(slot.table, slot.namespace, &slot.key, &id, place, &entry.targets);
             }
             KIND_REMOVE => {
-                let slot = decode_slot(body).ok()?;
+                let slot = removed_of(body)?;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let id = index_key(slot.namespace, &slot.key);
                 partition.unset(slot.table, slot.namespace, &slot.key, &id);
             }
             KIND_STATE => {
-                let body: StateBody = codec::decode(body).ok()?;
+                let body = state_of(body)?;
                 let partition = self.partitions.get_mut(usize::try_from(body.partition.0).ok()?)?;
                 partition.state = body.state;
                 partition.state_place = Some((position, len));
@@ -467,8 +511,13 @@ impl Replay {
         Some(())
     }
 
+    /// Starts of the node, as far as the log tells.
+    pub(super) fn starts(&self) -> u64 {
+        self.start.map_or(0, |(body, ..)| body.starts)
+    }
+
     /// Counts what is needed of each segment, removals included, and finds places whose segment is gone.
-    fn count_live(&mut self, segments: &Segments) {
+    pub(super) fn count_live(&mut self, segments: &Segments) {
         for segment in segments.all() {
             segment.add_removal(self.removals.get(&segment.id).copied().unwrap_or(0));
         }
@@ -561,7 +610,7 @@ impl Replay {
             }
         }
         // Only now: the newest start may have been among the pending.
-        self.report.starts = self.start.map_or(0, |(body, ..)| body.starts);
+        self.report.starts = self.starts();
         let starts = self.report.starts + 1;
         let body = StartBody { incarnation, starts };
         let (offset, start_seed) = (bytes.len() as u64, seed(&bytes));
@@ -592,6 +641,23 @@ impl Replay {
         segment.set_len(end);
         Ok((Start { segment, position: base + end }, started))
     }
+}
+
+/// What the body of a [`KIND_ENTRY`] says.
+pub(super) fn entry_of(body: &Bytes) -> Option<(Slot, Entry)> {
+    let slot = decode_slot(body).ok()?;
+    let entry = decode_entry(&slot, body).ok()??;
+    Some((slot, entry))
+}
+
+/// What the body of a [`KIND_REMOVE`] says.
+pub(super) fn removed_of(body: &[u8]) -> Option<Slot> {
+    decode_slot(body).ok()
+}
+
+/// What the body of a [`KIND_STATE`] says.
+pub(super) fn state_of(body: &[u8]) -> Option<StateBody> {
+    codec::decode(body).ok()
 }
 
 fn group_end(start: u64, head: &GroupHead) -> u64 {

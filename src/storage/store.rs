@@ -24,7 +24,7 @@ use crate::io::{Clock, Disk};
 use crate::sync::Watched;
 use crate::types::{Incarnation, Key, Namespace, NodeId, PartitionId};
 
-const LOCK_NAME: &str = "LOCK";
+pub(super) const LOCK_NAME: &str = "LOCK";
 /// Keys of a page at most.
 const PAGE_MAX: usize = 4096;
 

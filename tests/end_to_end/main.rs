@@ -6,4 +6,5 @@
 
 mod doors;
 mod import_files;
+mod storage;
 mod support;

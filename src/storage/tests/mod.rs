@@ -12,6 +12,7 @@ use crate::io::{Disk, RealClock};
 use crate::types::{Incarnation, Wall, WriteId};
 
 mod basics;
+mod check;
 mod compaction;
 mod crash;
 mod damage;

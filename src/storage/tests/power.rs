@@ -60,18 +60,18 @@ fn busy() -> StoreConfig {
     }
 }
 
-fn run<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 /// A disk on which every operation gives the others a turn before it is answered.
-fn disk_of(mut image: Image) -> (FaultDisk, Arc<dyn Clock>) {
+pub(super) fn disk_of(mut image: Image) -> (FaultDisk, Arc<dyn Clock>) {
     let clock: Arc<dyn Clock> = Arc::new(JumpingClock::default());
     image.slow(Path::new(DIR), Duration::from_nanos(1));
     (FaultDisk::with_clock(image, clock.clone()), clock)
 }
 
-async fn start(
+pub(super) async fn start(
     disk: &(FaultDisk, Arc<dyn Clock>),
     config: StoreConfig,
 ) -> Result<(Store, Recovery), StorageError> {
@@ -79,7 +79,7 @@ async fn start(
     Store::open(disk, clock, Path::new(DIR), Incarnation(1), config).await
 }
 
-fn empty() -> Image {
+pub(super) fn empty() -> Image {
     let mut image = Image::new();
     image.create_dir_all(Path::new(DIR)).unwrap();
     image.sync_dir(Path::new("/")).unwrap();
@@ -102,8 +102,8 @@ fn content(entry: &mut Entry, n: u128, content: Content, targets: &[NodeId]) {
 
 /// What a slot held in the order of submission, and from which on it may be found.
 #[derive(Clone)]
-struct History<T> {
-    values: Vec<T>,
+pub(super) struct History<T> {
+    pub(super) values: Vec<T>,
     least: usize,
 }
 
@@ -115,8 +115,8 @@ impl<T: Default> Default for History<T> {
 
 /// What was submitted and what was acknowledged.
 #[derive(Clone, Default)]
-struct Truth {
-    slots: BTreeMap<Slot, History<Option<Entry>>>,
+pub(super) struct Truth {
+    pub(super) slots: BTreeMap<Slot, History<Option<Entry>>>,
     /// Fence and committed fence.
     states: BTreeMap<PartitionId, History<(u64, u64)>>,
     /// Positions that are still to be waited for.
@@ -461,7 +461,7 @@ fn a_power_loss_at_any_boundary_loses_nothing_that_was_acknowledged() {
 }
 
 /// A directory with everything in it: several segments, a snapshot, `node.meta`, the clean mark.
-fn flipped_directory(clean: bool) -> (Image, Truth) {
+pub(super) fn flipped_directory(clean: bool) -> (Image, Truth) {
     let disk = disk_of(empty());
     let mut truth = Truth::default();
     run(async {
@@ -509,8 +509,8 @@ fn config_partitions() -> impl Iterator<Item = PartitionId> {
     config().partitions.partitions()
 }
 
-fn meta() -> directory::NodeMeta {
-    let descriptor = ClusterDescriptor::new(config().partitions, 3, &[5; 64]);
+pub(super) fn meta() -> directory::NodeMeta {
+    let descriptor = ClusterDescriptor::new(config().partitions, 3, &[7; 64]);
     directory::NodeMeta { format: directory::FORMAT, node: NodeId(1), descriptor, layouts: Vec::new() }
 }
 
