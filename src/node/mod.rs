@@ -24,6 +24,7 @@ use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
 use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
 use crate::dynamo::merkle::MerkleKey;
 use crate::dynamo::preference::PreferenceList;
+use crate::dynamo::ring::{PARTITIONS_MIN, PartitionCount};
 use crate::dynamo::version::{ActorMint, Caps};
 use crate::io::{Io, Listener};
 use crate::net::envelope::FrameHead;
@@ -77,6 +78,8 @@ pub struct NodeConfig {
     pub value_len_max: usize,
     /// Bounds of each port.
     pub limits: Limits,
+    /// The engine's settings. Partitions and Merkle key are the cluster's, whatever stands here.
+    pub store: StoreConfig,
 }
 
 impl NodeConfig {
@@ -93,6 +96,10 @@ impl NodeConfig {
             caps: Caps::default(),
             value_len_max: 8 * 1024 * 1024,
             limits: Limits::default(),
+            store: StoreConfig::new(
+                PartitionCount::new(PARTITIONS_MIN).expect("a count that the ring takes"),
+                MerkleKey([0; 16]),
+            ),
         }
     }
 }
@@ -226,8 +233,11 @@ impl Node {
         let started = Mono::from_origin(io.clock.mono());
         let mut rng = ChaCha8Rng::from_seed(seed);
         let incarnation = Incarnation(rng.next_u64());
-        let merkle_key = MerkleKey(meta.descriptor.merkle_key);
-        let store_config = StoreConfig::new(meta.descriptor.partitions, merkle_key);
+        let store_config = StoreConfig {
+            partitions: meta.descriptor.partitions,
+            merkle_key: MerkleKey(meta.descriptor.merkle_key),
+            ..config.store.clone()
+        };
         let opened = Store::open(io.disk.clone(), io.clock.clone(), &config.dir, incarnation, store_config);
         let (store, recovery) = Box::pin(opened).await?;
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
