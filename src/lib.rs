@@ -30,6 +30,7 @@
 //! | [`server`] | the client port | HTTP |
 //! | `gateway` | REST, production only | the binary protocol |
 //! | [`client`] | reads and writes over the binary API | anything a node does |
+//! | [`config`] | what an operator can set, production only | what a cluster agreed on |
 //! | [`cli`] | the command line, production only | anything another program could want |
 //!
 //! Imports point one way: `types` ← `dynamo` ← `storage`, `net` ← `node` ← `server`, `gateway`. `io` imports nothing of
@@ -80,6 +81,8 @@ pub mod types;
 
 #[cfg(not(madsim))]
 pub mod cli;
+#[cfg(not(madsim))]
+pub mod config;
 #[cfg(not(madsim))]
 pub mod gateway;
 

@@ -219,7 +219,8 @@ async fn start(dir: &Path, member: &Member, rest_addr: String, log: &str) -> Res
         .arg("serve")
         .arg("--dir")
         .arg(dir)
-        .args(["--rest", &rest_addr, "--log", log, "--stop-with-stdin"])
+        .args(["--listen-client", &member.client_addr, "--listen-peer", &member.peer_addr])
+        .args(["--listen-rest", &rest_addr, "--log", log, "--supervised"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -229,7 +230,7 @@ async fn start(dir: &Path, member: &Member, rest_addr: String, log: &str) -> Res
     let mut lines = BufReader::new(stdout).lines();
     let ready = async {
         while let Ok(Some(line)) = lines.next_line().await {
-            if line == "ready" {
+            if line.starts_with("ready") {
                 return true;
             }
         }

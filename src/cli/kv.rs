@@ -7,9 +7,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use rand::TryRng;
 
-use super::{DONE, FAILED, NOT_FOUND, SIBLINGS, UNKNOWN, UNREACHABLE, complain};
+use super::{DONE, FAILED, NOT_FOUND, SIBLINGS, UNKNOWN, UNREACHABLE, USAGE, complain, os_random};
 use crate::client::{Client, ClientConfig, ClientError, WriteRequest};
 use crate::io::{RealClock, TcpNet};
 use crate::net::message::{Context, Quorum};
@@ -88,7 +87,7 @@ impl Common {
 
 fn usage(message: &str) -> u8 {
     complain(message);
-    2
+    USAGE
 }
 
 fn failed(error: &ClientError) -> u8 {
@@ -108,11 +107,10 @@ fn token(text: &str) -> Result<Context, u8> {
 }
 
 fn write_id() -> Result<WriteId, u8> {
-    let mut bits = [0; 16];
-    match rand::rngs::SysRng.try_fill_bytes(&mut bits) {
-        Ok(()) => Ok(WriteId(u128::from_le_bytes(bits))),
-        Err(error) => {
-            complain(&format!("the system gives no random bytes: {error}"));
+    match os_random() {
+        Ok(bits) => Ok(WriteId(u128::from_le_bytes(bits))),
+        Err(message) => {
+            complain(&message);
             Err(FAILED)
         }
     }

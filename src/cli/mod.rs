@@ -1,4 +1,4 @@
-//! The command line: `ringdove cluster`, `serve`, `get`, `put`, `delete`, `storage`.
+//! The command line: `ringdove cluster`, `serve`, `config`, `get`, `put`, `delete`, `storage`.
 //!
 //! Exit codes: 0 done, 1 not done (refused, or a node cannot run), 2 wrong usage, 3 no such key, 4 several
 //! concurrent values, 5 no node reachable, 6 outcome unknown, 7 no data directory that can be looked at.
@@ -7,8 +7,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rand::TryRng;
 
 mod cluster;
+mod config;
 mod kv;
 mod serve;
 mod storage;
@@ -17,6 +19,8 @@ mod storage;
 const DONE: u8 = 0;
 /// Not done.
 const FAILED: u8 = 1;
+/// Wrong usage: the command line or a setting makes no sense.
+const USAGE: u8 = 2;
 /// No such key.
 const NOT_FOUND: u8 = 3;
 /// Several concurrent values.
@@ -40,6 +44,8 @@ enum Command {
     Cluster(cluster::Args),
     /// Run one node on an existing data directory.
     Serve(serve::Args),
+    /// Print the settings that `serve` would run with, and where each comes from.
+    Config(config::Args),
     /// Print the value of a key.
     Get(kv::GetArgs),
     /// Write a key.
@@ -64,6 +70,7 @@ pub fn main() -> ExitCode {
         match args.command {
             Command::Cluster(args) => cluster::run(args).await,
             Command::Serve(args) => serve::run(args).await,
+            Command::Config(args) => config::run(&args),
             Command::Get(args) => kv::get(args).await,
             Command::Put(args) => kv::put(args).await,
             Command::Delete(args) => kv::delete(args).await,
@@ -84,4 +91,13 @@ fn complain(message: &str) {
 fn say(line: &str) {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Random bytes of the operating system: for secrets and for the seed of a node.
+fn os_random<const N: usize>() -> Result<[u8; N], String> {
+    let mut bytes = [0; N];
+    match rand::rngs::SysRng.try_fill_bytes(&mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(error) => Err(format!("the system gives no random bytes: {error}")),
+    }
 }

@@ -1,113 +1,220 @@
 //! `ringdove serve`: one node on an existing data directory, until Ctrl-C, SIGTERM, or (for a node of
 //! `ringdove cluster`) the end of standard input.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rand::TryRng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::AsyncReadExt;
 use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
-use super::{DONE, FAILED, complain, say};
+use super::config::{Flags, load, start_logging};
+use super::{DONE, FAILED, USAGE, complain, os_random, say};
+use crate::config::{Settings, StorageKind};
 use crate::gateway::serve_rest;
-use crate::io::{Io, Net, RealClock, RealDisk, TcpNet};
+use crate::io::{DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::server::serve_clients;
+use crate::storage::{StorageError, directory};
+use crate::sync::Watched;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The node's data directory.
-    #[arg(long)]
-    dir: PathBuf,
-    /// Address of the REST gateway; none without it.
-    #[arg(long)]
-    rest: Option<String>,
-    /// What to log, as `tracing` filter directives.
-    #[arg(long, env = "RINGDOVE_LOG", default_value = "ringdove=info")]
-    log: String,
-    /// Stop when standard input ends: a node then never outlives the process that started it.
+    #[command(flatten)]
+    flags: Flags,
+    /// Started by `ringdove cluster`: stop when standard input ends, so that a node never outlives the command.
     #[arg(long, hide = true)]
-    stop_with_stdin: bool,
+    supervised: bool,
 }
 
 pub(super) async fn run(args: Args) -> u8 {
-    let filter = match EnvFilter::try_new(&args.log) {
-        Ok(filter) => filter,
-        Err(error) => {
-            complain(&format!("--log {:?}: {error}; try ringdove=info or ringdove=debug", args.log));
-            return 2;
-        }
+    let settings = match load(&args.flags) {
+        Ok(effective) => effective.settings,
+        Err(code) => return code,
     };
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
-    match serve(args).await {
+    let Some(dir) = settings.dir.clone() else {
+        complain("no data directory: give --dir DIR, RINGDOVE_DIR, or dir in the settings file");
+        return USAGE;
+    };
+    if let Err(reason) = start_logging(&settings) {
+        complain(&format!("cannot log: {reason}"));
+        return FAILED;
+    }
+    raise_file_limit(settings.node.limits.connections_max);
+
+    let stop = Arc::new(Watched::new(false));
+    let stopper = stop.clone();
+    tokio::spawn(async move {
+        wait_for_stop(args.supervised).await;
+        stopper.set(true);
+    });
+    let served = async {
+        let host = Host::new(settings, dir).await.map_err(|error| error.to_string())?;
+        host.serve(&stop).await.map_err(|error| error.to_string())
+    };
+    match served.await {
         Ok(()) => DONE,
-        Err(error) => {
-            complain(&error.to_string());
+        Err(message) => {
+            complain(&message);
             FAILED
         }
     }
 }
 
-async fn serve(args: Args) -> Result<(), NodeError> {
-    let disk = RealDisk::new().map_err(|error| listen_error("the disk's threads", &error))?;
-    let io = Io { net: Arc::new(TcpNet), disk: Arc::new(disk), clock: Arc::new(RealClock::new()) };
-    let mut seed = [0; 32];
-    rand::rngs::SysRng.try_fill_bytes(&mut seed).map_err(|error| NodeError::Listen {
-        addr: "the system's random source".to_owned(),
-        reason: error.to_string(),
-    })?;
-    let (node, recovery) = Node::open(NodeConfig::new(args.dir), io, seed).await?;
-    tracing::info!(
-        node = %node.id(),
-        records = recovery.records,
-        bytes = recovery.bytes,
-        cut = recovery.cut,
-        starts = recovery.starts,
-        "recovered"
-    );
-
-    let layout = node.layout();
-    let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
-    let listen =
-        |addr: String| async move { TcpNet.listen(&addr).await.map_err(|error| listen_error(&addr, &error)) };
-    let peer_port = listen(member.peer_addr.clone()).await?;
-    let client_port = listen(member.client_addr.clone()).await?;
-    let rest = match &args.rest {
-        None => None,
-        #[allow(clippy::disallowed_methods)] // the gateway is production only and takes tokio's own listener
-        Some(addr) => {
-            Some(tokio::net::TcpListener::bind(addr).await.map_err(|error| listen_error(addr, &error))?)
-        }
-    };
-
-    let stopper = node.clone();
-    tokio::spawn(async move {
-        wait_for_stop(args.stop_with_stdin).await;
-        stopper.stop();
-    });
-    say("ready");
-    let clients = serve_clients(node.clone(), client_port);
-    let gateway = async {
-        if let Some(listener) = rest
-            && let Err(error) = serve_rest(node.clone(), listener).await
-        {
-            tracing::error!(%error, "the REST gateway ended");
-        }
-    };
-    let served = async {
-        tokio::join!(clients, gateway);
-    };
-    node.run(peer_port, served).await?;
-    tracing::info!(node = %node.id(), "stopped");
-    Ok(())
+/// What a node runs on.
+struct Host {
+    settings: Settings,
+    dir: PathBuf,
+    io: Io,
+    /// Held for a node in memory, whose store locks nothing real.
+    _lock: Option<Box<dyn DirLock>>,
 }
 
-fn listen_error(addr: &str, error: &std::io::Error) -> NodeError {
-    NodeError::Listen { addr: addr.to_owned(), reason: error.to_string() }
+impl Host {
+    async fn new(settings: Settings, dir: PathBuf) -> Result<Host, NodeError> {
+        let real = RealDisk::new().map_err(|error| listen_error("the disk's threads", "", &error))?;
+        let (disk, lock): (Arc<dyn Disk>, _) = match settings.storage {
+            StorageKind::Log => (Arc::new(real), None),
+            StorageKind::Memory => {
+                let (disk, lock) = in_memory(&real, &dir).await?;
+                (Arc::new(disk), Some(lock))
+            }
+        };
+        let io = Io { net: Arc::new(TcpNet), disk, clock: Arc::new(RealClock::new()) };
+        Ok(Host { settings, dir, io, _lock: lock })
+    }
+
+    /// Runs the node once, until it is to stop or fails.
+    async fn serve(&self, stop: &Arc<Watched<bool>>) -> Result<(), NodeError> {
+        let seed = os_random()
+            .map_err(|reason| NodeError::Listen { addr: "the system's random source".to_owned(), reason })?;
+        let config = NodeConfig { dir: self.dir.clone(), ..self.settings.node.clone() };
+        let drain = config.limits.drain;
+        let (node, recovery) = Box::pin(Node::open(config, self.io.clone(), seed)).await?;
+        tracing::info!(
+            node = %node.id(),
+            records = recovery.records,
+            bytes = recovery.bytes,
+            cut = recovery.cut,
+            starts = recovery.starts,
+            "recovered"
+        );
+
+        let layout = node.layout();
+        let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
+        let settings = &self.settings;
+        let peer_addr = settings.listen_peer.as_ref().unwrap_or(&member.peer_addr);
+        let client_addr = settings.listen_client.as_ref().unwrap_or(&member.client_addr);
+        let listen = async |addr: &str, setting: &str| {
+            TcpNet.listen(addr).await.map_err(|error| listen_error(addr, setting, &error))
+        };
+        let peer_port = listen(peer_addr, "listen_peer").await?;
+        let client_port = listen(client_addr, "listen_client").await?;
+        #[allow(clippy::disallowed_methods)] // the gateway is production only and takes tokio's own listener
+        let rest = match &settings.listen_rest {
+            None => None,
+            Some(addr) => {
+                let bound = tokio::net::TcpListener::bind(addr).await;
+                Some(bound.map_err(|error| listen_error(addr, "listen_rest", &error))?)
+            }
+        };
+
+        let (stopping, stopped) = (stop.clone(), node.clone());
+        let stopper = tokio::spawn(async move {
+            stopping.wait_for(|stop| stop.then_some(())).await;
+            stopped.stop();
+        });
+        let rest_addr = settings.listen_rest.as_ref().map(|addr| format!(", REST http://{addr}"));
+        say(&format!(
+            "ready: {} of cluster {}, clients {client_addr}, peers {peer_addr}{}",
+            node.id(),
+            node.descriptor().cluster,
+            rest_addr.unwrap_or_default()
+        ));
+        let clients = serve_clients(node.clone(), client_port);
+        let gateway = async {
+            let Some(listener) = rest else { return };
+            let (stopping, clock) = (node.stopping(), &self.io.clock);
+            select! {
+                biased;
+                ended = serve_rest(node.clone(), listener) => if let Err(error) = ended {
+                    tracing::error!(%error, "the REST gateway ended");
+                },
+                // A sender that never ends its request must not keep the node from stopping.
+                () = async {
+                    stopping.wait_for(|stop| stop.then_some(())).await;
+                    clock.sleep_until(clock.mono() + drain).await;
+                } => {}
+            }
+        };
+        let served = async {
+            tokio::join!(clients, gateway);
+        };
+        let ended = node.run(peer_port, served).await;
+        stopper.abort();
+        ended?;
+        tracing::info!(node = %node.id(), "stopped");
+        Ok(())
+    }
+}
+
+/// A disk in memory that knows whose node it is, and the lock of the real directory.
+async fn in_memory(real: &RealDisk, dir: &Path) -> Result<(MemoryDisk, Box<dyn DirLock>), NodeError> {
+    let shown = dir.display();
+    let meta = directory::read(real, dir).await?;
+    let meta = meta.ok_or_else(|| NodeError::NotInitialised(shown.to_string()))?;
+    let lock = directory::lock(real, dir).await?;
+    let failed =
+        |error: std::io::Error| StorageError::BadDirectory(format!("{shown} cannot be read: {error}"));
+    if real.list(dir).await.map_err(failed)?.iter().any(|name| name.ends_with(".log")) {
+        return Err(NodeError::Storage(StorageError::BadDirectory(format!(
+            "{shown} holds data that storage = \"memory\" would not see: start it with storage = \"log\", or make \
+             another directory with `ringdove init --replace`"
+        ))));
+    }
+    let memory = MemoryDisk::new();
+    directory::write(&memory, dir, &meta).await?;
+    complain("storage = \"memory\": nothing that is written here survives the end of this process");
+    tracing::warn!(node = %meta.node, "data is kept in memory alone: nothing survives the end of this process");
+    Ok((memory, lock))
+}
+
+/// Lets the process open as many files as the system allows it; each connection and each segment takes one.
+fn raise_file_limit(connections_max: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    let now = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            tracing::warn!(%error, limit = shown(limit.current), "the limit of open files cannot be raised");
+            limit.current
+        }
+    };
+    tracing::info!(from = shown(limit.current), to = shown(now), "limit of open files");
+    // Segments, the doors and the runtime take some besides.
+    let wanted = connections_max as u64 + 1000;
+    if now.is_some_and(|now| now < wanted) {
+        tracing::warn!(
+            limit = shown(now),
+            connections_max,
+            "connections_max cannot be reached: raise the hard limit of open files (ulimit -Hn) above {wanted}"
+        );
+    }
+}
+
+fn listen_error(addr: &str, setting: &str, error: &std::io::Error) -> NodeError {
+    let hint = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "; another process listens there: stop it, or choose another address".to_owned()
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("; it is no address of this machine: set {setting} to one, or to 0.0.0.0 with the port")
+        }
+        _ => String::new(),
+    };
+    NodeError::Listen { addr: addr.to_owned(), reason: format!("{error}{hint}") }
 }
 
 /// Waits for a reason to stop.

@@ -18,7 +18,7 @@ use super::StorageError;
 use super::format::{KIND_CLEAN, KIND_META, append_record, seed_of};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::Layout;
-use crate::io::Disk;
+use crate::io::{DirLock, Disk};
 use crate::net::codec;
 use crate::net::envelope::{self, PREFIX_LEN};
 use crate::types::NodeId;
@@ -26,6 +26,7 @@ use crate::types::NodeId;
 pub(super) const NAME: &str = "node.meta";
 const NAME_NEW: &str = "node.meta.new";
 pub(super) const CLEAN_NAME: &str = "clean";
+pub(super) const LOCK_NAME: &str = "LOCK";
 /// The layout of files in a data directory that this build reads and writes.
 pub const FORMAT: u32 = 3;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.
@@ -64,6 +65,17 @@ pub async fn write(disk: &dyn Disk, dir: &Path, meta: &NodeMeta) -> Result<(), S
     file.sync_data().await.map_err(StorageError::io("sync", &path))?;
     disk.rename(&path, &dir.join(NAME)).await.map_err(StorageError::io("rename", &path))?;
     disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))
+}
+
+/// Keeps other processes out of the directory, until the lock is dropped or the process ends.
+///
+/// # Errors
+/// `InUse` when another holds it.
+pub async fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DirLock>, StorageError> {
+    disk.lock(&dir.join(LOCK_NAME)).await.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StorageError::InUse(dir.display().to_string()),
+        _ => StorageError::io("lock", dir)(error),
+    })
 }
 
 /// What the directory says of itself; none when it is no data directory.

@@ -26,7 +26,6 @@ use super::format::SEGMENT_HEAD_LEN;
 use super::partition::Shape;
 use super::recovery::{Examined, examine};
 use super::segment::{Segment, Segments, id_of};
-use super::store::LOCK_NAME;
 use super::{StorageError, TABLES, Table, snapshot};
 use crate::dynamo::merkle::MerkleKey;
 use crate::dynamo::ring::{PARTITIONS_MAX, PartitionCount};
@@ -160,11 +159,13 @@ impl<'a> Look<'a> {
             return Err(none_there(dir, "it has neither node.meta nor a segment"));
         }
         let mut held = None;
-        if names.iter().any(|name| name == LOCK_NAME) {
-            held = Some(disk.lock(&dir.join(LOCK_NAME)).await.map_err(|error| match error.kind() {
-                ErrorKind::WouldBlock => StorageError::InUse(dir.display().to_string()),
-                _ => StorageError::io("lock", dir)(error),
-            })?);
+        if names.iter().any(|name| name == directory::LOCK_NAME) {
+            held = Some(disk.lock(&dir.join(directory::LOCK_NAME)).await.map_err(
+                |error| match error.kind() {
+                    ErrorKind::WouldBlock => StorageError::InUse(dir.display().to_string()),
+                    _ => StorageError::io("lock", dir)(error),
+                },
+            )?);
         }
         let disk: Arc<dyn Disk> = Arc::new(ReadOnly { disk: disk.clone(), progress: progress.clone() });
         // Again: now nobody changes them any more.
@@ -178,7 +179,7 @@ impl<'a> Look<'a> {
     /// `InUse` when a node has come to use the directory: what was seen means nothing.
     pub(super) async fn end(self) -> Result<(), StorageError> {
         let names = self.disk.list(self.dir).await.map_err(StorageError::io("list", self.dir))?;
-        if self.held.is_none() && names.iter().any(|name| name == LOCK_NAME) {
+        if self.held.is_none() && names.iter().any(|name| name == directory::LOCK_NAME) {
             return Err(StorageError::InUse(self.dir.display().to_string()));
         }
         Ok(())

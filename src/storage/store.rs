@@ -18,13 +18,13 @@ use super::partition::Shape;
 use super::recovery::{Recovery, recover};
 use super::{
     Change, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, StoreConfig, TABLES, Table,
+    directory,
 };
 use crate::dynamo::merkle::MerkleTree;
 use crate::io::{Clock, Disk};
 use crate::sync::Watched;
 use crate::types::{Incarnation, Key, Namespace, NodeId, PartitionId};
 
-pub(super) const LOCK_NAME: &str = "LOCK";
 /// Keys of a page at most.
 const PAGE_MAX: usize = 4096;
 
@@ -109,10 +109,7 @@ impl Store {
         incarnation: Incarnation,
         config: StoreConfig,
     ) -> Result<(Store, Recovery), StorageError> {
-        let dir_lock = disk.lock(&dir.join(LOCK_NAME)).await.map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => StorageError::InUse(dir.display().to_string()),
-            _ => StorageError::io("lock", dir)(error),
-        })?;
+        let dir_lock = directory::lock(disk.as_ref(), dir).await?;
         let shape = Shape { partitions: config.partitions, merkle_key: config.merkle_key };
         let found = Box::pin(recover(disk.as_ref(), dir, shape, incarnation)).await?;
         let report = found.report;
