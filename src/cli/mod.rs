@@ -12,6 +12,7 @@ use rand::TryRng;
 mod cluster;
 mod config;
 mod kv;
+mod restart;
 mod serve;
 mod storage;
 
@@ -29,6 +30,9 @@ const SIBLINGS: u8 = 4;
 const UNREACHABLE: u8 = 5;
 /// The outcome of a write is unknown.
 const UNKNOWN: u8 = 6;
+
+/// The peer port stands this much above the client port where nothing else is said.
+const PEER_PORT_ABOVE: u16 = 100;
 
 /// A leaderless, eventually consistent key-value store.
 #[derive(Debug, Parser)]

@@ -1,5 +1,16 @@
 //! `ringdove serve`: one node on an existing data directory, until Ctrl-C, SIGTERM, or (for a node of
 //! `ringdove cluster`) the end of standard input.
+//!
+//! ```text
+//!   open ── recovers, writes and syncs the record of this start ──▶ listen ──▶ "ready" ──▶ serve ──▶ stop
+//!    ▲                                                                           │ a write or sync failed
+//!    └──────────── pause, as `restart` says ◀── close, give the directory free ◀─┘
+//! ```
+//!
+//! A node whose storage latched is opened anew in the same process. What is ready has made a durable write: opening a
+//! store writes and syncs a record of the start, so a disk that takes no writes never gets as far as "ready".
+//! A node that never came up is not tried again: what is wrong then (an address, a directory) does not pass by
+//! itself. Under `ringdove cluster` nothing is tried here: the command that started the process does that.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,20 +21,23 @@ use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Flags, load, start_logging};
+use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
 use super::{DONE, FAILED, USAGE, complain, os_random, say};
 use crate::config::{Settings, StorageKind};
 use crate::gateway::serve_rest;
-use crate::io::{DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
+use crate::io::{Clock, DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::server::serve_clients;
 use crate::storage::{StorageError, directory};
 use crate::sync::Watched;
+use crate::types::Mono;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     flags: Flags,
-    /// Started by `ringdove cluster`: stop when standard input ends, so that a node never outlives the command.
+    /// Started by `ringdove cluster`: stop when standard input ends, so that a node never outlives the command, and
+    /// end with the first failure, because the command starts the node again.
     #[arg(long, hide = true)]
     supervised: bool,
 }
@@ -51,7 +65,9 @@ pub(super) async fn run(args: Args) -> u8 {
     });
     let served = async {
         let host = Host::new(settings, dir).await.map_err(|error| error.to_string())?;
-        host.serve(&stop).await.map_err(|error| error.to_string())
+        let clock = host.io.clock.clone();
+        let restarts = (!args.supervised).then(Restarts::default);
+        keep(clock.as_ref(), &stop, restarts, async || host.serve(&stop).await).await
     };
     match served.await {
         Ok(()) => DONE,
@@ -62,13 +78,26 @@ pub(super) async fn run(args: Args) -> u8 {
     }
 }
 
-/// What a node runs on.
+/// What outlives a node that is started again.
 struct Host {
     settings: Settings,
     dir: PathBuf,
     io: Io,
     /// Held for a node in memory, whose store locks nothing real.
     _lock: Option<Box<dyn DirLock>>,
+}
+
+/// Why a node is not up.
+struct Down {
+    error: NodeError,
+    /// Whether it had been.
+    served: bool,
+}
+
+impl From<NodeError> for Down {
+    fn from(error: NodeError) -> Down {
+        Down { error, served: false }
+    }
 }
 
 impl Host {
@@ -86,7 +115,7 @@ impl Host {
     }
 
     /// Runs the node once, until it is to stop or fails.
-    async fn serve(&self, stop: &Arc<Watched<bool>>) -> Result<(), NodeError> {
+    async fn serve(&self, stop: &Arc<Watched<bool>>) -> Result<(), Down> {
         let seed = os_random()
             .map_err(|reason| NodeError::Listen { addr: "the system's random source".to_owned(), reason })?;
         let config = NodeConfig { dir: self.dir.clone(), ..self.settings.node.clone() };
@@ -153,9 +182,47 @@ impl Host {
         };
         let ended = node.run(peer_port, served).await;
         stopper.abort();
-        ended?;
+        ended.map_err(|error| Down { error, served: true })?;
         tracing::info!(node = %node.id(), "stopped");
         Ok(())
+    }
+}
+
+/// Runs a node again and again, as `restarts` allows; without one, once.
+///
+/// # Errors
+/// Why the node stays down, and what to do.
+async fn keep(
+    clock: &dyn Clock,
+    stop: &Watched<bool>,
+    mut restarts: Option<Restarts>,
+    mut serve: impl AsyncFnMut() -> Result<(), Down>,
+) -> Result<(), String> {
+    let mut was_up = false;
+    loop {
+        let Err(down) = serve().await else { return Ok(()) };
+        was_up |= down.served;
+        let Some(restarts) = restarts.as_mut().filter(|_| was_up && !stop.get()) else {
+            return Err(down.error.to_string());
+        };
+        match restarts.failed(Mono::from_origin(clock.mono())) {
+            Verdict::StayDown => {
+                let minutes = WINDOW.as_secs() / 60;
+                return Err(format!(
+                    "{}; the node has failed {FAILURES_MAX} times within {minutes} minutes and stays down. \
+                     Acknowledged writes are safe. Look at the disk and the log, then start it again",
+                    down.error
+                ));
+            }
+            Verdict::Again(pause) => {
+                tracing::error!(error = %down.error, ?pause, "the node failed; it starts again after a pause");
+                select! {
+                    biased;
+                    () = stop.wait_for(|stop| stop.then_some(())) => return Ok(()),
+                    () = clock.sleep_until(clock.mono() + pause) => {}
+                }
+            }
+        }
     }
 }
 
@@ -239,5 +306,86 @@ async fn wait_for_stop(with_stdin: bool) {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminated => {}
         () = stdin_ended => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::BoxFuture;
+
+    /// Time passes only while somebody sleeps, and then at once.
+    struct Jumping(Mutex<Duration>);
+
+    impl Clock for Jumping {
+        fn mono(&self) -> Duration {
+            *self.0.lock().unwrap()
+        }
+        fn wall(&self) -> Duration {
+            self.mono()
+        }
+        fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+            let mut now = self.0.lock().unwrap();
+            *now = deadline.max(*now);
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    fn down(served: bool) -> Down {
+        Down { error: StorageError::Latched("no space on the moon".to_owned()).into(), served }
+    }
+
+    /// Runs a node whose starts end like this; how many were made, and the end.
+    async fn kept(restarts: bool, ends: Vec<Result<(), Down>>) -> (usize, Result<(), String>) {
+        let clock = Jumping(Mutex::default());
+        let stop = Watched::new(false);
+        let (mut starts, mut ends) = (0, ends.into_iter());
+        let restarts = restarts.then(Restarts::default);
+        let ended = keep(&clock, &stop, restarts, async || {
+            starts += 1;
+            ends.next().expect("no further start")
+        });
+        let ended = ended.await;
+        (starts, ended)
+    }
+
+    #[tokio::test]
+    async fn a_node_that_latched_is_started_again_and_stays_down_the_third_time() {
+        assert_eq!(kept(true, vec![Err(down(true)), Ok(())]).await, (2, Ok(())));
+        let (starts, ended) = kept(true, vec![Err(down(true)), Err(down(true)), Err(down(true))]).await;
+        assert_eq!(starts, 3);
+        let message = ended.unwrap_err();
+        assert!(message.contains("no space on the moon") && message.contains("stays down"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_fails_to_open_after_a_latch_is_tried_again() {
+        assert_eq!(kept(true, vec![Err(down(true)), Err(down(false)), Ok(())]).await, (3, Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_never_came_up_is_not_tried_again() {
+        assert_eq!(kept(true, vec![Err(down(false))]).await.0, 1);
+    }
+
+    #[tokio::test]
+    async fn a_node_of_a_cluster_leaves_starting_again_to_the_command() {
+        assert_eq!(kept(false, vec![Err(down(true))]).await.0, 1);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_fails_while_it_stops_is_not_started_again() {
+        let (clock, stop) = (Jumping(Mutex::default()), Watched::new(false));
+        let mut starts = 0;
+        let ended = keep(&clock, &stop, Some(Restarts::default()), async || {
+            starts += 1;
+            stop.set(true);
+            Err(down(true))
+        });
+        assert!(ended.await.is_err());
+        assert_eq!(starts, 1);
     }
 }

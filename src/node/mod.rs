@@ -290,7 +290,11 @@ impl Node {
         };
         inner.peers.close();
         match failure {
-            Some(reason) => Err(NodeError::Storage(StorageError::Latched(reason))),
+            Some(reason) => {
+                // Gives the directory free, so that the next start need not wait for the end of the process.
+                let _ = inner.store.close().await;
+                Err(NodeError::Storage(StorageError::Latched(reason)))
+            }
             None => Ok(inner.store.close().await?),
         }
     }

@@ -166,7 +166,7 @@ fn with_two_of_three_nodes_gone_a_majority_write_is_refused_and_w_1_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(dir.path());
     for node in &cluster.nodes[1..] {
-        crate::support::send_signal(node.pid, "KILL");
+        cluster.stop_node(node);
     }
     // The first write may find out about the dead nodes; then its outcome is unknown, never "failed".
     let first = ringdove(&cluster, &["put", "dove", "grey"]).status.code();
@@ -260,7 +260,7 @@ fn a_damaged_copy_is_no_absent_one_and_is_repaired_from_its_peers() {
         assert_eq!(http(rest[0], "GET", &format!("/kv/{key}?r=3"), &[], b"").text(), value);
     }
     for node in &cluster.nodes[1..] {
-        crate::support::send_signal(node.pid, "KILL");
+        cluster.stop_node(node);
     }
     for (key, value) in [("dove", "white dove"), ("wren", "a brown wren")] {
         wait_for(200, rest[0], &format!("/kv/{key}?r=1&timeout_ms=500"));

@@ -55,6 +55,23 @@ impl Cluster {
         Cluster { child, nodes }
     }
 
+    /// Stops one node for good: a node that is told to stop, unlike one that is killed, is not started again.
+    pub(crate) fn stop_node(&self, node: &NodeProcess) {
+        send_signal(node.pid, "TERM");
+        let is_there = || {
+            let asked =
+                Command::new("kill").arg("-0").arg(node.pid.to_string()).stderr(Stdio::null()).status();
+            asked.expect("`kill` runs").success()
+        };
+        for _ in 0..6000 {
+            if !is_there() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("process {} does not stop", node.pid);
+    }
+
     /// Ends it with this signal and waits; its exit code.
     pub(crate) fn stop(mut self, signal: &str) -> Option<i32> {
         send_signal(self.child.id(), signal);
