@@ -25,16 +25,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::config::{Flags, load};
+use super::init::{Past, write_directory};
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
 use super::{DONE, FAILED, PEER_PORT_ABOVE, complain, os_random, say};
+use crate::config::StorageKind;
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::{Layout, Member};
 use crate::dynamo::ring::PartitionCount;
 use crate::io::{Clock, RealClock, RealDisk};
-use crate::node::found;
 use crate::storage::directory::{self, FORMAT, NodeMeta};
 use crate::sync::Watched;
-use crate::types::{Incarnation, Mono, NodeId};
+use crate::types::{Mono, NodeId};
 
 /// How long a node may take to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -93,10 +94,11 @@ pub(super) async fn run(args: Args) -> u8 {
     // Looked at once here, so that a mistake is told once and not by every node.
     let mut flags = Flags { file: args.config.clone(), ..Flags::default() };
     flags.given.insert("log", args.log.clone());
-    if let Err(code) = load(&flags) {
-        return code;
-    }
-    let plans = match prepare(&args).await {
+    let storage = match load(&flags) {
+        Ok(effective) => effective.settings.storage,
+        Err(code) => return code,
+    };
+    let plans = match prepare(&args, storage).await {
         Ok(plans) => plans,
         Err(message) => {
             complain(&message);
@@ -233,7 +235,7 @@ fn announce(args: &Args, nodes: &[(Plan, Running)]) {
 }
 
 /// Makes the data directories of a new cluster, or reads those of an old one.
-async fn prepare(args: &Args) -> Result<Vec<Plan>, String> {
+async fn prepare(args: &Args, storage: StorageKind) -> Result<Vec<Plan>, String> {
     let disk = RealDisk::new().map_err(|error| format!("cannot start: {error}"))?;
     let dir_of = |id: u64| args.dir.join(format!("n{id}"));
     let first = directory::read(&disk, &dir_of(1)).await.map_err(|error| error.to_string())?;
@@ -248,7 +250,7 @@ async fn prepare(args: &Args) -> Result<Vec<Plan>, String> {
             }
             layout
         }
-        None => make(args, &disk, dir_of).await?,
+        None => make(args, &disk, dir_of, storage).await?,
     };
     let mut plans = Vec::new();
     for member in layout.members() {
@@ -273,7 +275,12 @@ async fn prepare(args: &Args) -> Result<Vec<Plan>, String> {
     Ok(plans)
 }
 
-async fn make(args: &Args, disk: &RealDisk, dir_of: impl Fn(u64) -> PathBuf) -> Result<Layout, String> {
+async fn make(
+    args: &Args,
+    disk: &RealDisk,
+    dir_of: impl Fn(u64) -> PathBuf,
+    storage: StorageKind,
+) -> Result<Layout, String> {
     let random = os_random()?;
     let mut members = Vec::new();
     for n in 0..args.nodes {
@@ -303,10 +310,7 @@ async fn make(args: &Args, disk: &RealDisk, dir_of: impl Fn(u64) -> PathBuf) -> 
             descriptor: descriptor.clone(),
             layouts: vec![layout.clone()],
         };
-        let (disk, clock) = (Arc::new(disk.clone()), Arc::new(RealClock::new()));
-        let incarnation = Incarnation(u64::from_le_bytes(os_random()?));
-        let founded = found(disk, clock, &dir_of(member.id.0), &meta, incarnation).await;
-        founded.map_err(|error| error.to_string())?;
+        write_directory(disk, &dir_of(member.id.0), &meta, storage, Past::Nothing).await?;
     }
     Ok(layout)
 }

@@ -1,4 +1,4 @@
-//! The command line: `ringdove cluster`, `serve`, `config`, `get`, `put`, `delete`, `storage`.
+//! The command line: `ringdove cluster`, `init`, `serve`, `config`, `get`, `put`, `delete`, `storage`.
 //!
 //! Exit codes: 0 done, 1 not done (refused, or a node cannot run), 2 wrong usage, 3 no such key, 4 several
 //! concurrent values, 5 no node reachable, 6 outcome unknown, 7 no data directory that can be looked at.
@@ -11,6 +11,7 @@ use rand::TryRng;
 
 mod cluster;
 mod config;
+mod init;
 mod kv;
 mod restart;
 mod serve;
@@ -46,6 +47,8 @@ struct Args {
 enum Command {
     /// Run a whole cluster on this machine: one process a node, until Ctrl-C.
     Cluster(cluster::Args),
+    /// Make a data directory: of a new cluster, of a member that joins, or of one that lost its own.
+    Init(init::Args),
     /// Run one node on an existing data directory.
     Serve(serve::Args),
     /// Print the settings that `serve` would run with, and where each comes from.
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match args.command {
             Command::Cluster(args) => cluster::run(args).await,
+            Command::Init(args) => init::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::Config(args) => config::run(&args),
             Command::Get(args) => kv::get(args).await,

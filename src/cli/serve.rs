@@ -21,16 +21,17 @@ use tokio::select;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::config::{Flags, load, start_logging};
+use super::init::UNUSED_NAME;
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
 use super::{DONE, FAILED, USAGE, complain, os_random, say};
 use crate::config::{Settings, StorageKind};
 use crate::gateway::serve_rest;
 use crate::io::{Clock, DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
-use crate::node::{Node, NodeConfig, NodeError};
+use crate::node::{Node, NodeConfig, NodeError, found};
 use crate::server::serve_clients;
 use crate::storage::{StorageError, directory};
 use crate::sync::Watched;
-use crate::types::Mono;
+use crate::types::{Incarnation, Mono};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -116,8 +117,7 @@ impl Host {
 
     /// Runs the node once, until it is to stop or fails.
     async fn serve(&self, stop: &Arc<Watched<bool>>) -> Result<(), Down> {
-        let seed = os_random()
-            .map_err(|reason| NodeError::Listen { addr: "the system's random source".to_owned(), reason })?;
+        let seed = random()?;
         let config = NodeConfig { dir: self.dir.clone(), ..self.settings.node.clone() };
         let drain = config.limits.drain;
         let (node, recovery) = Box::pin(Node::open(config, self.io.clone(), seed)).await?;
@@ -226,22 +226,39 @@ async fn keep(
     }
 }
 
+fn random<const N: usize>() -> Result<[u8; N], NodeError> {
+    let addr = "the system's random source".to_owned();
+    os_random().map_err(|reason| NodeError::Listen { addr, reason })
+}
+
 /// A disk in memory that knows whose node it is, and the lock of the real directory.
 async fn in_memory(real: &RealDisk, dir: &Path) -> Result<(MemoryDisk, Box<dyn DirLock>), NodeError> {
     let shown = dir.display();
     let meta = directory::read(real, dir).await?;
     let meta = meta.ok_or_else(|| NodeError::NotInitialised(shown.to_string()))?;
     let lock = directory::lock(real, dir).await?;
+    let incarnation = Incarnation(u64::from_le_bytes(random()?));
     let failed =
         |error: std::io::Error| StorageError::BadDirectory(format!("{shown} cannot be read: {error}"));
     if real.list(dir).await.map_err(failed)?.iter().any(|name| name.ends_with(".log")) {
         return Err(NodeError::Storage(StorageError::BadDirectory(format!(
             "{shown} holds data that storage = \"memory\" would not see: start it with storage = \"log\", or make \
-             another directory with `ringdove init --replace`"
+             another directory with `ringdove init --storage memory`"
         ))));
     }
     let memory = MemoryDisk::new();
-    directory::write(&memory, dir, &meta).await?;
+    match real.remove(&dir.join(UNUSED_NAME)).await {
+        Ok(()) => {
+            // Durable before anything is served: no second start may count as the first.
+            real.sync_dir(dir).await.map_err(failed)?;
+            let clock = Arc::new(RealClock::new());
+            found(Arc::new(memory.clone()), clock, dir, &meta, incarnation).await?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            directory::write(&memory, dir, &meta).await?;
+        }
+        Err(error) => return Err(failed(error).into()),
+    }
     complain("storage = \"memory\": nothing that is written here survives the end of this process");
     tracing::warn!(node = %meta.node, "data is kept in memory alone: nothing survives the end of this process");
     Ok((memory, lock))

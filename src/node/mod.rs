@@ -30,7 +30,8 @@ use crate::io::{Io, Listener};
 use crate::net::envelope::FrameHead;
 use crate::net::link::{CallError, hello};
 use crate::net::message::{
-    AuthMethod, Durability, Hello, LayoutReply, Message, Refusal, RefusalCode, StatusReply, Welcome,
+    AuthMethod, Durability, Hello, JoinReply, LayoutReply, Message, Refusal, RefusalCode, StatusReply,
+    Welcome,
 };
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
@@ -108,7 +109,7 @@ impl NodeConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The data directory was never made one.
-    #[error("{0} is not a data directory: make it one first (`ringdove cluster` makes its own)")]
+    #[error("{0} is not a data directory: make it one first with `ringdove init`")]
     NotInitialised(String),
     /// The data directory cannot be made.
     #[error("cannot make the data directory {dir}: {reason}")]
@@ -507,6 +508,21 @@ impl Inner {
     ) -> Result<A, CallError> {
         let addr = self.peer_addr(node).ok_or_else(|| CallError::NotSent("no layout names it".to_owned()))?;
         self.peers.call(node, &addr, message, self.head(request), request.deadline).await
+    }
+
+    /// What a member's new data directory needs.
+    fn welcome_member(&self, joining: NodeId) -> Result<JoinReply, Refusal> {
+        let refuse = |message: String| Err(Refusal::new(RefusalCode::BadRequest, message));
+        if joining == self.id {
+            return refuse(format!("{joining} is this node, and it is running"));
+        }
+        let layouts = lock(&self.layouts);
+        let active: Vec<Layout> =
+            layouts.history.active().iter().map(|layout| Layout::clone(layout)).collect();
+        if active.iter().all(|layout| layout.member(joining).is_none()) {
+            return refuse(format!("{joining} is not a member of the cluster's layout"));
+        }
+        Ok(JoinReply { descriptor: self.descriptor.clone(), active })
     }
 
     /// The address of a peer, none when no active layout has it.

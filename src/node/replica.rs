@@ -14,8 +14,8 @@ use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionV
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchMany, FetchReply, Hello, Message, MultiPut, Put, Refusal, RefusalCode, ScanKeys,
-    Store, StoreReply, Welcome, kind_name,
+    self as net, Fetch, FetchMany, FetchReply, Hello, Join, Message, MultiPut, Put, Refusal, RefusalCode,
+    ScanKeys, Store, StoreReply, Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
@@ -242,6 +242,10 @@ impl PeerService {
                 let mut batch: MultiPut = read(frame)?;
                 batch.puts.iter_mut().for_each(|put| put.forwarded = true);
                 Ok(answer(frame, &self.node.multi_put(batch, request()?).await?))
+            }
+            Join::KIND => {
+                let Join { node: joining } = read(frame)?;
+                Ok(answer(frame, &node.welcome_member(joining)?))
             }
             kind => Ok(unknown_operation(frame, kind)),
         }

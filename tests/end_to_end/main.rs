@@ -4,7 +4,11 @@
 #![cfg(not(madsim))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod clusters;
 mod doors;
 mod import_files;
+mod program;
+mod restarts;
+mod settings;
 mod storage;
 mod support;

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::handshake::RefusalCode;
 use super::options::{Durability, Order};
+use crate::dynamo::cluster::ClusterDescriptor;
+use crate::dynamo::layout::Layout;
 use crate::dynamo::version::Record;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
@@ -100,4 +102,21 @@ pub struct FetchMany {
 pub struct FetchManyReply {
     /// The record, empty when it has none, or why it cannot be had.
     pub records: Vec<Result<Record, RefusalCode>>,
+}
+
+/// A member whose data directory is to be made asks what the cluster agreed on. On the peer port alone: the answer
+/// holds the cluster's secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    /// The member.
+    pub node: NodeId,
+}
+
+/// What a new data directory needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinReply {
+    /// For ever the same on all nodes.
+    pub descriptor: ClusterDescriptor,
+    /// The layouts that are active, newest first.
+    pub active: Vec<Layout>,
 }
