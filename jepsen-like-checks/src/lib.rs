@@ -4,10 +4,14 @@
 //! *Truth* is what clients did: a write's past is what its writer had read. *Claims* are what a store says about
 //! itself. Only truth justifies an absence.
 //!
-//! So far there is one check, [`durability`], over a model in memory. The formats, the other checks and the
-//! command come with their own issue.
+//! A history is read by [`formats`] and held by [`history`]. So far there is one check, [`durability`].
 
+pub mod build;
 pub mod durability;
+pub mod event;
+pub mod formats;
+pub mod history;
+pub mod value;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,82 @@
+//! The log that Jepsen's etcd test wrote: one event a line, in which only the last four fields say something:
+//!
+//! ```text
+//! INFO  jepsen.util - 4  :invoke  :cas  [2 4]
+//! ```
+//!
+//! Process, type, operation and value stand between tabs, or spaces: in some logs something has expanded them. Lines that are not the test's own (another logger) are
+//! skipped. The value of a read is what it returned; `:timed-out` in its place is an error's name, not a value,
+//! so it becomes the extra key `error`.
+
+use std::borrow::Cow;
+use std::io::BufRead;
+
+use crate::event::{Event, EventError, InputError, InputErrorKind, Kind, Payload};
+use crate::formats::lines::Lines;
+use crate::formats::{Place, Source, edn};
+use crate::value::Value;
+
+/// Reads events from such a log.
+pub struct Reader<R> {
+    lines: Lines<R>,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// A reader of `input`.
+    pub fn new(input: R) -> Self {
+        Reader { lines: Lines::new(input) }
+    }
+}
+
+/// What stands before the process.
+const MARK: &str = "jepsen.util - ";
+
+impl<R: BufRead> Source for Reader<R> {
+    fn next(&mut self) -> Result<Option<(Place, Event<'_>)>, InputError> {
+        loop {
+            if !self.lines.advance()? {
+                return Ok(None);
+            }
+            if self.lines.text()?.contains(MARK) {
+                break;
+            }
+        }
+        let lines = &self.lines;
+        let text = lines.text()?;
+        let start = text.find(MARK).map_or(0, |at| at + MARK.len());
+        let mut at = start;
+        // The next field and where it stands; the value, last, may have blanks in it.
+        let mut field = |last: bool| {
+            let rest = &text[at..];
+            let begin = at + rest.len() - rest.trim_ascii_start().len();
+            let rest = text[begin..].trim_ascii_end();
+            let length = if last { None } else { rest.find(|char: char| char.is_ascii_whitespace()) };
+            let field = &rest[..length.unwrap_or(rest.len())];
+            at = begin + field.len();
+            (begin, field)
+        };
+        let [(process_at, process), (kind_at, kind), (f_at, f), (value_at, value)] =
+            [field(false), field(false), field(false), field(true)];
+        let syntax = |at: usize, what: &str| lines.error(at + 1, InputErrorKind::Syntax(what.to_owned()));
+        let process: i64 = process.parse().map_err(|_| syntax(process_at, "expected a process number"))?;
+        let kind = kind
+            .strip_prefix(':')
+            .and_then(Kind::of)
+            .ok_or_else(|| syntax(kind_at, "expected :invoke, :ok, :fail or :info"))?;
+        let f = f
+            .strip_prefix(':')
+            .filter(|f| !f.is_empty())
+            .ok_or_else(|| syntax(f_at, "expected a keyword"))?;
+        let value = edn::one(value).map_err(|(column, kind)| lines.error(value_at + column, kind))?;
+        let mut event = Event::new(kind, process, f);
+        match value {
+            Value::Keyword(error) => event.extra.push((Cow::Borrowed("error"), Value::Keyword(error))),
+            _ if !matches!(f, "read" | "write" | "cas") => {
+                let expected = EventError::Field { field: "f", expected: "read, write or cas" };
+                return Err(lines.error(f_at + 1, expected.into()));
+            }
+            value => event.value = Some(Payload::Value(value)),
+        }
+        Ok(Some((Place { line: lines.number, column: 1 }, event)))
+    }
+}
