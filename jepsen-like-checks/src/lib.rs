@@ -3,31 +3,30 @@
 //!
 //! *Truth* is what clients did: a write's past is what its writer had read. *Claims* are what a store says about
 //! itself. Only truth justifies an absence.
-//!
-//! A history is read by [`formats`] and held by [`history`]. So far there is one check, [`durability`].
 
+mod bits;
 pub mod build;
+pub mod convergence;
+pub mod counter;
 pub mod durability;
 pub mod event;
 pub mod formats;
+pub mod frontier;
 pub mod history;
+pub mod monotonic_writes;
+pub mod pasts;
+pub mod quorum;
+pub mod read_your_writes;
+pub mod regular;
+pub mod resurrection;
+mod sessions;
+pub mod set;
+pub mod set_full;
+pub mod staleness;
+pub mod thin_air;
 pub mod value;
+pub mod verdict;
+pub mod writes_follow_reads;
 
-/// What a check found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing wrong in this many judged operations, at least one.
-    Valid {
-        /// Operations that were judged.
-        judged: usize,
-    },
-    /// At least one thing is wrong.
-    Invalid {
-        /// Operations that were judged.
-        judged: usize,
-        /// The smallest witness found, in words.
-        witness: String,
-    },
-    /// Nothing could be judged. Never to be taken for valid.
-    Unknown,
-}
+pub use pasts::Options;
+pub use verdict::{Verdict, Witness};

@@ -61,8 +61,8 @@ mod command {
                         say(&format!("replay it with: cargo sim run --seed {seed} --log"));
                         false
                     }
-                    Verdict::Unknown => {
-                        say("durability: unknown, no write was acknowledged");
+                    Verdict::Unknown { reason } => {
+                        say(&format!("durability: unknown, {reason}"));
                         false
                     }
                 };

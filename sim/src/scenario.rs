@@ -17,8 +17,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jepsen_like_checks::Verdict;
-use jepsen_like_checks::durability::{self, Write};
+use jepsen_like_checks::build::Builder;
+use jepsen_like_checks::event::{After, Event, Kind, Payload, Sibling};
+use jepsen_like_checks::value::Value;
+use jepsen_like_checks::{Verdict, durability};
 use rand::{Rng, RngExt};
 use ringdove::client::{Client, ClientConfig, ClientError, WriteRequest};
 use ringdove::dynamo::cluster::ClusterDescriptor;
@@ -91,8 +93,38 @@ const DIR: &str = "/data";
 /// What the clients did, shared by them.
 #[derive(Debug, Default)]
 struct History {
-    writes: Vec<Write<Key, WriteId>>,
+    builder: Builder,
+    /// Events so far; the index of the next.
+    events: u64,
+    processes: i64,
+    keys: BTreeSet<Key>,
     operations: Operations,
+}
+
+impl History {
+    /// Writes an event down and returns its index.
+    fn push(&mut self, event: &Event<'_>) -> u64 {
+        self.builder.push(event).expect("clients that follow the rules of histories");
+        self.events += 1;
+        self.events - 1
+    }
+
+    /// A process that has done nothing yet. A client goes on as a new one after an unknown outcome.
+    fn process(&mut self) -> i64 {
+        self.processes += 1;
+        self.processes
+    }
+}
+
+/// An event about a key.
+fn event<'a>(kind: Kind, process: i64, f: &'a str, key: &Key) -> Event<'a> {
+    Event { key: Some(Value::Str(key.to_string().into())), ..Event::new(kind, process, f) }
+}
+
+/// What a read returned.
+fn siblings(ids: impl IntoIterator<Item = WriteId>) -> Payload<'static> {
+    let sibling = |id: WriteId| Sibling { id: format!("{:032x}", id.0).into(), ..Sibling::default() };
+    Payload::Siblings(ids.into_iter().map(sibling).collect())
 }
 
 type Shared = Arc<Mutex<History>>;
@@ -155,11 +187,12 @@ async fn play(world: World) -> (History, Duration, Verdict) {
     world.sleep(Duration::from_secs(5)).await;
     let (reader_world, reader_history) = (world.clone(), history.clone());
     let reader = world.host("reader").start(move |io, _| final_reads(reader_world, io, reader_history));
-    let finals = reader.output().await.expect("the reader is not killed");
+    reader.output().await.expect("the reader is not killed");
     let simulated = world.now();
     drop((nodes, restarted));
-    let history = std::mem::take(&mut *lock(&history));
-    let verdict = durability::check(&history.writes, &finals);
+    let mut history = std::mem::take(&mut *lock(&history));
+    let judged = std::mem::take(&mut history.builder).finish();
+    let verdict = durability::check(&judged, &jepsen_like_checks::Options::default());
     (history, simulated, verdict)
 }
 
@@ -201,23 +234,30 @@ fn key(number: u32) -> Key {
 async fn run_client(world: World, io: Io, start: Start, name: &'static str, history: Shared) {
     let mut chance = seed::stream(start.seed, "operations");
     let client = client(&io, chance.random_range(0..NODES), Duration::from_millis(1500));
-    // What the last read of each key returned: its context and its writes.
-    let mut seen: BTreeMap<Key, (Bytes, Vec<WriteId>)> = BTreeMap::new();
+    // What the last read of each key returned: its context, and the index of its completion.
+    let mut seen: BTreeMap<Key, (Bytes, u64)> = BTreeMap::new();
+    let mut process = lock(&history).process();
     for _ in 0..OPERATIONS {
         let pause = Duration::from_micros(chance.random_range(0..20_000));
         io.clock.sleep_until(io.clock.mono() + pause).await;
         let key = key(chance.random_range(0..KEYS));
         if chance.random_bool(0.5) {
+            lock(&history).push(&event(Kind::Invoke, process, "get", &key));
             match client.get(&key, Quorum { r: Some(2), ..Quorum::default() }).await {
                 Ok(reply) => {
                     let ids: Vec<WriteId> = reply.values.iter().map(|version| version.write_id).collect();
                     world.record(name, "read", format!("{key} {ids:?}"));
-                    seen.insert(key, (reply.context, ids));
-                    lock(&history).operations.read += 1;
+                    let mut history = lock(&history);
+                    let value = Some(siblings(ids));
+                    let index = history.push(&Event { value, ..event(Kind::Ok, process, "get", &key) });
+                    history.operations.read += 1;
+                    seen.insert(key, (reply.context, index));
                 }
                 Err(error) => {
                     world.record(name, "not-read", format!("{key} {error}"));
-                    lock(&history).operations.refused += 1;
+                    let mut history = lock(&history);
+                    history.push(&event(Kind::Fail, process, "get", &key));
+                    history.operations.refused += 1;
                 }
             }
             continue;
@@ -225,41 +265,53 @@ async fn run_client(world: World, io: Io, start: Start, name: &'static str, hist
         let write_id = WriteId(chance.random());
         let value: Vec<u8> = vec![chance.random(); chance.random_range(0..400)];
         let (context, after) = match seen.get(&key) {
-            Some((token, ids)) if chance.random_bool(0.8) => (Context::Token(token.clone()), ids.clone()),
-            _ => (Context::Nothing, Vec::new()),
+            Some((token, index)) if chance.random_bool(0.8) => (Context::Token(token.clone()), Some(*index)),
+            _ => (Context::Nothing, None),
         };
         world.record(name, "write", format!("{key} {write_id:?} after {after:?}"));
+        {
+            let mut history = lock(&history);
+            history.keys.insert(key.clone());
+            let id = Some(format!("{:032x}", write_id.0).into());
+            let after = after.map(After::Index);
+            history.push(&Event { id, after, ..event(Kind::Invoke, process, "put", &key) });
+        }
         let quorum = Quorum { w: Some(2), ..Quorum::default() };
         let write = WriteRequest { key: key.clone(), write_id, value: Some(value.into()), context, quorum };
         let outcome = client.write(write).await;
-        let acknowledged = outcome.is_ok();
         let mut history = lock(&history);
-        let count = match &outcome {
-            Ok(_) => &mut history.operations.written,
-            Err(ClientError::Unknown(_)) => &mut history.operations.unknown,
-            Err(_) => &mut history.operations.refused,
+        let (kind, count) = match &outcome {
+            Ok(_) => (Kind::Ok, &mut history.operations.written),
+            Err(ClientError::Unknown(_)) => (Kind::Info, &mut history.operations.unknown),
+            Err(_) => (Kind::Fail, &mut history.operations.refused),
         };
         *count += 1;
+        history.push(&event(kind, process, "put", &key));
+        if kind == Kind::Info {
+            process = history.process();
+        }
         match outcome {
             Ok(_) => world.record(name, "written", format!("{write_id:?}")),
             Err(error) => world.record(name, "not-written", format!("{write_id:?} {error}")),
         }
-        history.writes.push(Write { key, id: write_id, acknowledged, after });
     }
 }
 
 /// Reads every key from all replicas.
-async fn final_reads(world: World, io: Io, history: Shared) -> BTreeMap<Key, BTreeSet<WriteId>> {
+async fn final_reads(world: World, io: Io, history: Shared) {
     let client = client(&io, 0, Duration::from_secs(20));
-    let keys: BTreeSet<Key> = lock(&history).writes.iter().map(|write| write.key.clone()).collect();
-    let mut finals = BTreeMap::new();
+    let (keys, process) = {
+        let mut history = lock(&history);
+        (history.keys.clone(), history.process())
+    };
     for key in keys {
+        lock(&history).push(&event(Kind::Invoke, process, "final", &key));
         let quorum = Quorum { r: Some(3), w: None, strict: true };
         let read = client.get(&key, quorum).await;
         let read = read.unwrap_or_else(|error| panic!("{key} cannot be read after all is healed: {error}"));
         let ids: BTreeSet<WriteId> = read.values.iter().map(|version| version.write_id).collect();
         world.record("reader", "final", format!("{key} {ids:?}"));
-        finals.insert(key, ids);
+        let value = Some(siblings(ids));
+        lock(&history).push(&Event { value, ..event(Kind::Ok, process, "final", &key) });
     }
-    finals
 }
