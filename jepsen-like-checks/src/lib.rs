@@ -6,6 +6,7 @@
 
 mod bits;
 pub mod build;
+pub mod causal;
 pub mod convergence;
 pub mod counter;
 pub mod durability;
@@ -13,6 +14,7 @@ pub mod event;
 pub mod formats;
 pub mod frontier;
 pub mod history;
+pub mod linearizability;
 pub mod monotonic_writes;
 pub mod pasts;
 pub mod quorum;
