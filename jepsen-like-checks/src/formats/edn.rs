@@ -111,7 +111,8 @@ impl<R: BufRead> Reader<R> {
             }
             self.bump(byte);
             self.form.push(byte);
-            state = match (state, byte) {
+            let was = std::mem::replace(&mut state, State::Plain);
+            state = match (was, byte) {
                 (State::Comment, b'\n') => State::Plain,
                 (State::Comment, _) => State::Comment,
                 (State::String, b'\\') => State::Escape,
@@ -123,7 +124,8 @@ impl<R: BufRead> Reader<R> {
                 (State::Plain, b'\\') => State::Character,
                 (State::Plain, _) => State::Plain,
             };
-            if state != State::Plain {
+            // The byte behind a backslash, or that ends a string or comment, opens and closes nothing.
+            if was != State::Plain || state != State::Plain {
                 hash = false;
                 continue;
             }

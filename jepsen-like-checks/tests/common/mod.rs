@@ -1,0 +1,228 @@
+//! What the proofs share: small histories as data, ways to make them, and plain references.
+
+#![allow(dead_code, unreachable_pub)] // each test file uses a part
+
+pub mod make;
+pub mod reference;
+
+use std::borrow::Cow;
+
+use jepsen_like_checks::build::Builder;
+use jepsen_like_checks::event::{After, Dot, Event, Kind, Payload, Process, Sibling};
+use jepsen_like_checks::history::History;
+use jepsen_like_checks::value::Value;
+
+/// Whose context a write passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    Blind,
+    Current,
+    /// That of the operation with this number.
+    Of(usize),
+}
+
+/// How an operation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Ok,
+    Fail,
+    Info,
+    /// It does not.
+    Never,
+}
+
+/// One operation of a small history. Ids are numbers of operations.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pub process: i64,
+    pub f: &'static str,
+    pub key: Option<u8>,
+    pub end: End,
+    pub context: Context,
+    pub returned: Vec<usize>,
+    /// Of those returned, the ones that are shown as tombstones.
+    pub dead: Vec<usize>,
+    pub saw: Option<Vec<usize>>,
+    pub dot: Option<(u8, u64)>,
+    pub covers: Option<[u64; 2]>,
+    /// What was written, compared or added; of a read what it returned (nil if `None`).
+    pub value: Option<i64>,
+    pub value2: i64,
+    pub elements: Option<Vec<i64>>,
+    /// (strict, sync, r, w, n)
+    pub quorum: Option<(bool, bool, u8, u8, u8)>,
+    pub layout: Option<u64>,
+    pub copies: Option<u8>,
+    pub ttl: Option<u64>,
+    pub clock: Option<(i64, i64)>,
+    pub node: Option<u8>,
+    /// Of a read: added to the counters of the dots it shows.
+    pub shift: u64,
+}
+
+impl Spec {
+    pub fn new(process: i64, f: &'static str) -> Self {
+        Spec {
+            process,
+            f,
+            key: None,
+            end: End::Ok,
+            context: Context::Blind,
+            returned: Vec::new(),
+            dead: Vec::new(),
+            saw: None,
+            dot: None,
+            covers: None,
+            value: None,
+            value2: 0,
+            elements: None,
+            quorum: None,
+            layout: None,
+            copies: None,
+            ttl: None,
+            clock: None,
+            node: None,
+            shift: 0,
+        }
+    }
+
+    pub fn writes(&self) -> bool {
+        matches!(self.f, "put" | "delete") && self.value.is_none()
+    }
+}
+
+/// A small history: its operations and the order of their events. An operation's first event is its invocation.
+#[derive(Debug, Clone, Default)]
+pub struct Small {
+    pub ops: Vec<Spec>,
+    pub order: Vec<usize>,
+}
+
+fn id(op: usize) -> Cow<'static, str> {
+    Cow::Owned(format!("w{op}"))
+}
+
+impl Small {
+    /// The events, in order.
+    pub fn events(&self) -> Vec<Event<'static>> {
+        let mut invoked = vec![false; self.ops.len()];
+        let mut completed_at: Vec<Option<u64>> = vec![None; self.ops.len()];
+        let mut events: Vec<Event<'static>> = Vec::new();
+        for at in &self.order {
+            let op = &self.ops[*at];
+            let index = events.len() as u64;
+            let first = !std::mem::replace(&mut invoked[*at], true);
+            if op.f == "lost" {
+                let mut event = Event::new(Kind::Info, 0, "lost");
+                event.process = Process::Named("nemesis".into());
+                let disk = if op.end == End::Ok { "disk" } else { "unsynced" };
+                let node = format!("n{}", op.node.unwrap_or(0));
+                let entry =
+                    |key: &'static str, value: String| (Value::Str(key.into()), Value::Str(value.into()));
+                let map = Value::Map(vec![entry("node", node), entry("what", disk.to_owned())]);
+                event.value = Some(Payload::Value(map));
+                events.push(event);
+                continue;
+            }
+            let kind = match (first, op.end) {
+                (true, _) => Kind::Invoke,
+                (false, End::Ok) => Kind::Ok,
+                (false, End::Fail) => Kind::Fail,
+                (false, _) => Kind::Info,
+            };
+            let mut event = Event::new(kind, op.process, op.f);
+            event.index = Some(index);
+            event.time = Some(i64::try_from(index).unwrap() * 1000);
+            event.key = op.key.map(|key| Value::Int(i64::from(key)));
+            let payload = |value: Value<'static>| Some(Payload::Value(value));
+            if first {
+                if op.writes() {
+                    event.id = Some(id(*at));
+                    event.after = match op.context {
+                        Context::Blind => None,
+                        Context::Current => Some(After::Current),
+                        Context::Of(other) => completed_at[other].map(After::Index),
+                    };
+                    event.ttl = op.ttl;
+                }
+                event.value = match (op.f, op.value) {
+                    ("cas", Some(old)) => {
+                        payload(Value::Vector(vec![Value::Int(old), Value::Int(op.value2)]))
+                    }
+                    ("write" | "put" | "add", Some(value)) => payload(Value::Int(value)),
+                    ("append", Some(value)) => payload(Value::Str(format!("<{value}>").into())),
+                    _ => None,
+                };
+                if let Some((strict, sync, r, w, n)) = op.quorum {
+                    (event.strict, event.r, event.w, event.n) = (Some(strict), Some(r), Some(w), Some(n));
+                    event.durable = Some(if sync { "sync" } else { "interval" }.into());
+                }
+                event.layout = op.layout;
+                event.node = op.node.map(|node| format!("n{node}").into());
+            } else if op.end == End::Ok {
+                completed_at[*at] = Some(index);
+                event.clock = op.clock;
+                event.copies = op.copies;
+                event.dot = op.dot.map(|(actor, counter)| dot(actor, counter));
+                event.saw = op.saw.as_ref().map(|saw| saw.iter().map(|at| id(*at)).collect());
+                event.covers = op.covers.map(|covers| {
+                    let named = [("a", covers[0]), ("b", covers[1])];
+                    named.into_iter().filter(|(_, n)| *n > 0).map(|(actor, n)| (actor.into(), n)).collect()
+                });
+                let siblings = op.writes() || (matches!(op.f, "get" | "final") && op.value.is_none());
+                event.value = match op.f {
+                    "get" if op.elements.is_some() => {
+                        let parts = op.elements.iter().flatten().map(|part| format!("<{part}>"));
+                        payload(Value::Str(parts.collect::<String>().into()))
+                    }
+                    _ if op.elements.is_some() => {
+                        let elements = op.elements.iter().flatten();
+                        payload(Value::Vector(elements.map(|element| Value::Int(*element)).collect()))
+                    }
+                    _ if siblings => {
+                        let siblings = op.returned.iter().map(|other| Sibling {
+                            id: id(*other),
+                            dot: self
+                                .ops
+                                .get(*other)
+                                .and_then(|other| other.dot)
+                                .map(|(a, c)| dot(a, c + op.shift)),
+                            dead: op.dead.contains(other),
+                            ..Sibling::default()
+                        });
+                        Some(Payload::Siblings(siblings.collect()))
+                    }
+                    "read" => payload(op.value.map_or(Value::Nil, Value::Int)),
+                    "get" => payload(match op.value {
+                        Some(value) if value >= 0 => Value::Int(value),
+                        _ => Value::Nil,
+                    }),
+                    _ => None,
+                };
+            }
+            events.push(event);
+        }
+        events
+    }
+
+    pub fn history(&self) -> History {
+        let mut builder = Builder::new();
+        for event in self.events() {
+            builder.push(&event).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        }
+        builder.finish()
+    }
+
+    /// As lines of text, for messages.
+    pub fn show(&self) -> String {
+        let mut out = Vec::new();
+        for event in self.events() {
+            jepsen_like_checks::formats::json::write(&mut out, &event).unwrap();
+        }
+        String::from_utf8(out).unwrap()
+    }
+}
+
+fn dot(actor: u8, counter: u64) -> Dot<'static> {
+    Dot { actor: if actor == 0 { "a" } else { "b" }.into(), counter }
+}
