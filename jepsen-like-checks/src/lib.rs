@@ -7,6 +7,7 @@
 mod bits;
 pub mod build;
 pub mod causal;
+pub mod checks;
 pub mod convergence;
 pub mod counter;
 pub mod durability;
@@ -26,6 +27,7 @@ pub mod set;
 pub mod set_full;
 pub mod staleness;
 pub mod thin_air;
+pub mod timeline;
 pub mod value;
 pub mod verdict;
 pub mod writes_follow_reads;

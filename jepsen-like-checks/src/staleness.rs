@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::bits;
 use crate::history::{F, History, Outcome, number};
 use crate::pasts::{Key, Options};
+use crate::verdict::{Verdict, Witness};
 
 /// What was measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Report {
     pub visibility: BTreeMap<u32, (u64, u64)>,
     /// Gets before which their process had got the key, and those of them that went back.
     pub monotonic: (u64, u64),
+    /// One of those that went back.
+    pub first_back: Option<u32>,
     /// Why keys were left out, if some were.
     pub left_out: Option<String>,
 }
@@ -45,6 +48,22 @@ impl Report {
             let _ = writeln!(csv, "{},{reads},{visible},{share:.6}", 1_u64 << power);
         }
         csv
+    }
+
+    /// Monotonic reads as a verdict, for those who demand them.
+    pub fn monotonic_reads(&self) -> Verdict {
+        let (judged, violations) = self.monotonic;
+        if violations > 0 {
+            let text =
+                format!("{violations} gets missed a put that an earlier get of their process had returned");
+            let ops = self.first_back.into_iter().collect();
+            return Verdict::Invalid { judged, violations, witness: Witness { text, ops } };
+        }
+        match &self.left_out {
+            Some(reason) => Verdict::Unknown { reason: reason.clone() },
+            None if judged == 0 => Verdict::Unknown { reason: Verdict::NOTHING_JUDGED.to_owned() },
+            None => Verdict::Valid { judged },
+        }
     }
 
     /// As JSON.
@@ -102,7 +121,10 @@ pub fn measure(history: &History, options: &Options) -> Report {
             }
             if let Some(before) = shown.get(&read.process) {
                 report.monotonic.0 += 1;
-                report.monotonic.1 += u64::from(count(before) > 0);
+                if count(before) > 0 {
+                    report.monotonic.1 += 1;
+                    report.first_back.get_or_insert(*at);
+                }
             }
             let shown = shown.entry(read.process).or_insert_with(|| key.none());
             for write in bits::ones(&returned).filter(|write| key.op(*write).f == F::Put) {
