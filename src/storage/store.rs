@@ -97,7 +97,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of a directory that [`directory`](super::directory) knows, and writes down that this start goes by
+    /// Opens the store of a directory that [`directory`] knows, and writes down that this start goes by
     /// `incarnation`. When it returns, everything it will serve is durable, and the incarnation too.
     ///
     /// # Errors
