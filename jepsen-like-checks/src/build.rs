@@ -35,7 +35,12 @@ pub struct Builder {
     entries: Vec<Entry>,
     pairs: Vec<(u32, u64)>,
     any_time: bool,
+    /// The numbers of clients whose own number is small.
+    clients: Vec<u32>,
 }
+
+/// Clients below this are found without their name.
+const SMALL_CLIENTS: usize = 1 << 16;
 
 impl Builder {
     /// An empty history.
@@ -49,6 +54,10 @@ impl Builder {
             self.history.times = Vec::new();
         }
         self.history.writes.resize(self.history.ids.len(), NONE);
+        // A vector that grew by doubling holds up to half of it in vain.
+        self.history.ops.shrink_to_fit();
+        self.history.times.shrink_to_fit();
+        self.history.writes.shrink_to_fit();
         self.history
     }
 
@@ -67,6 +76,35 @@ impl Builder {
         let Some(dot) = dot else { return NONE };
         let actor = self.history.actors.intern(&dot.actor);
         self.history.dots.intern(&[(actor, dot.counter)])
+    }
+
+    fn process(&mut self, process: &Process<'_>) -> u32 {
+        self.text.clear();
+        let small = match process {
+            Process::Client(client) => {
+                let small = usize::try_from(*client).ok().filter(|small| *small < SMALL_CLIENTS);
+                if let Some(known) =
+                    small.and_then(|small| self.clients.get(small)).filter(|known| **known != NONE)
+                {
+                    return *known;
+                }
+                self.text.push_str(&client.to_string());
+                small
+            }
+            Process::Named(name) => {
+                self.text.push(':');
+                self.text.push_str(name);
+                None
+            }
+        };
+        let number = self.history.processes.intern(&self.text);
+        if let Some(small) = small {
+            if self.clients.len() <= small {
+                self.clients.resize(small + 1, NONE);
+            }
+            self.clients[small] = number;
+        }
+        number
     }
 
     /// Gives the event its position and index.
@@ -109,18 +147,7 @@ impl Builder {
     /// It cannot follow those before. The history must then be thrown away.
     pub fn push(&mut self, event: &Event<'_>) -> Result<()> {
         let position = self.place(event)?;
-        self.text.clear();
-        match &event.process {
-            Process::Client(client) => {
-                use std::fmt::Write;
-                let _ = write!(self.text, "{client}");
-            }
-            Process::Named(name) => {
-                self.text.push(':');
-                self.text.push_str(name);
-            }
-        }
-        let process = self.history.processes.intern(&self.text);
+        let process = self.process(&event.process);
         if self.doing.len() <= process as usize {
             self.doing.push(Doing::Nothing);
         }

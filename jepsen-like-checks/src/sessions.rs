@@ -33,10 +33,14 @@ pub(crate) fn check(history: &History, options: &Options, knew: Knew, say: &str)
             continue;
         }
         own.clear();
+        // A process's place is that of its first write of this key; those of the last key are no longer true.
+        for at in &key.writes {
+            place[history.ops[*at as usize].process as usize] = NONE;
+        }
         for (write, at) in key.writes.iter().enumerate() {
             let op = &history.ops[*at as usize];
             let place = &mut place[op.process as usize];
-            if *place as usize >= own.len() {
+            if *place == NONE {
                 *place = number(own.len());
                 own.push(key.none());
             }

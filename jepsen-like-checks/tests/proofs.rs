@@ -375,7 +375,8 @@ fn all_small_histories(of: impl Fn(&str) -> bool) {
                 "counter" | "resurrection-truth" | "register" => KNOWN,
                 _ => case.profile.ends,
             };
-            let profile = Profile { ends, ..case.profile };
+            let across = ["key-value", "kv-append", "causal", "causal-siblings"].contains(&case.name);
+            let profile = Profile { ends, keys: if across { 2 } else { 1 }, ..case.profile };
             let mut every = Every::default();
             while every.advance() {
                 let small = make(&profile, ops, 2, false, &mut every);

@@ -35,7 +35,7 @@ impl<R: BufRead> Source for Reader<R> {
             if !self.lines.advance()? {
                 return Ok(None);
             }
-            if !self.lines.text()?.trim_ascii().is_empty() {
+            if !self.lines.is_blank() {
                 break;
             }
         }

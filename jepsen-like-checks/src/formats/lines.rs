@@ -38,7 +38,7 @@ impl<R: BufRead> Lines<R> {
                 return Ok(any);
             }
             any = true;
-            let end = available.iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', available);
             let taken = end.unwrap_or(available.len());
             if self.line.len() + taken > EVENT_BYTES_MAX {
                 return Err(self.error(1, InputErrorKind::TooLong { limit: EVENT_BYTES_MAX }));
@@ -49,6 +49,11 @@ impl<R: BufRead> Lines<R> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Whether the current line has nothing but blanks.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.line.trim_ascii().is_empty()
     }
 
     /// The current line, without its end.

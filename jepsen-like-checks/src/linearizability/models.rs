@@ -136,6 +136,13 @@ impl<'h> Machine<'h> {
         after
     }
 
+    /// Whether appending to a state gives a beginning of another.
+    pub(crate) fn leads_to(&self, state: u32, value: u32, later: u32) -> bool {
+        let tail = content(self.history.values.name(value));
+        let rest = self.contents[later as usize].strip_prefix(&*self.contents[state as usize]);
+        rest.is_some_and(|rest| rest.starts_with(tail))
+    }
+
     /// A state in words.
     pub(crate) fn show(&self, state: u32) -> String {
         let text = match self.model {

@@ -4,10 +4,12 @@
 //! that is left; it is taken out of the list, both its entries at once, and put back when that leads nowhere.
 //! A pair (set of operations taken, state) that led nowhere once never leads anywhere.
 //!
-//! Three rules keep the search small, and each loses no order:
+//! Four rules keep the search small, and each loses no order:
 //! - a **read** that can be next and fits the state is taken at once and for good: in any order that goes on from
 //!   here, moving it here changes no other operation's state;
 //! - an operation of unknown outcome that would not change the state is left out: leaving it out is allowed;
+//! - an append after which the content is no beginning of what a read that is left returned is not taken, once no
+//!   write is left: content only grows then, so that read could never be taken;
 //! - of several such operations that do the same, the one invoked first is taken first: exchanging two changes
 //!   nothing but that the earlier one has more room.
 //!
@@ -46,6 +48,9 @@ pub(crate) struct Stuck {
 /// How many states an explanation lists.
 const STATES_SHOWN: usize = 8;
 
+/// How far to look for a read that says what an append must lead to.
+const READS_WITHIN: usize = 64;
+
 /// The list's sentinel.
 const HEAD: u32 = 0;
 
@@ -76,6 +81,8 @@ struct Search<'c> {
     top: usize,
     open_top: usize,
     left: usize,
+    /// Writes that are left, whatever their outcome.
+    writes_left: usize,
     /// Tried pairs: (state, base), lengths, words.
     tried: Vec<u64>,
     table: HashTable<usize>,
@@ -203,6 +210,7 @@ impl<'c> Search<'c> {
             top: 0,
             open_top: 0,
             left: ended,
+            writes_left: calls.iter().filter(|call| matches!(call.step, Step::Write(_))).count(),
             tried: Vec::new(),
             table: HashTable::new(),
         }
@@ -224,6 +232,7 @@ impl<'c> Search<'c> {
         let bit = self.bit[call as usize];
         let word = bit as usize / 64;
         self.unlink(self.call_entry[call as usize]);
+        self.writes_left -= usize::from(matches!(self.calls[call as usize].step, Step::Write(_)));
         if self.calls[call as usize].complete == NONE {
             bits::set(&mut self.open, bit);
             self.open_top = self.open_top.max(word + 1);
@@ -256,6 +265,7 @@ impl<'c> Search<'c> {
             self.left += 1;
         }
         self.link(self.call_entry[call as usize]);
+        self.writes_left += usize::from(matches!(self.calls[call as usize].step, Step::Write(_)));
     }
 
     /// Takes every read that can be next and fits.
@@ -286,6 +296,12 @@ impl<'c> Search<'c> {
         if matches!(it.step, Step::Read(_)) {
             return None;
         }
+        if let (Step::Append(value), 0) = (it.step, self.writes_left)
+            && let Some(read) = self.first_read()
+            && !machine.leads_to(state, value, read)
+        {
+            return None;
+        }
         let new = machine.step(state, it.step)?;
         if it.complete == NONE {
             let twin = self.twin[call as usize];
@@ -295,6 +311,19 @@ impl<'c> Search<'c> {
             }
         }
         Some(new)
+    }
+
+    /// What the first read that is left returned, if one of the next few entries is a read.
+    fn first_read(&self) -> Option<u32> {
+        let mut at = self.next[HEAD as usize];
+        for _ in 0..READS_WITHIN {
+            let (call, is_return) = *self.entry.get(at as usize).filter(|_| at != HEAD)?;
+            match self.calls[call as usize].step {
+                Step::Read(returned) if !is_return => return Some(returned),
+                _ => at = self.next[at as usize],
+            }
+        }
+        None
     }
 
     /// Whether this set and state were not tried before; now they were.

@@ -86,7 +86,7 @@ pub struct Profile {
 
 pub const PLAIN: Profile = Profile {
     fs: &["put", "get"],
-    keys: 1,
+    keys: 2,
     ends: &[End::Ok, End::Info],
     current: false,
     contexts: true,

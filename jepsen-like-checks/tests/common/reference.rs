@@ -525,20 +525,32 @@ fn elements(history: &History, op: &Op) -> Vec<u32> {
     ids(history, op.list)
 }
 
-fn set_reads(history: &History) -> Vec<&Op> {
-    history
-        .ops
-        .iter()
-        .filter(|op| op.f == F::Read && op.outcome == Outcome::Ok && op.has(flag::ELEMENTS))
-        .collect()
+/// Judges each key alone.
+fn per_key(history: &History, judge: impl Fn(u32) -> Answer) -> Answer {
+    let mut all = All::default();
+    for key in 0..u32::try_from(history.keys.len()).unwrap() {
+        if let Some(answer) = judge(key) {
+            all.judge(answer);
+        }
+    }
+    all.answer()
+}
+
+fn set_reads(history: &History, key: u32) -> Vec<&Op> {
+    let reads = history.ops.iter().filter(|op| op.key == key && op.f == F::Read && op.outcome == Outcome::Ok);
+    reads.filter(|op| op.has(flag::ELEMENTS)).collect()
 }
 
 pub fn set(history: &History, _: &Options) -> Answer {
+    per_key(history, |key| set_of(history, key))
+}
+
+fn set_of(history: &History, key: u32) -> Answer {
     let mut all = All::default();
-    let reads = set_reads(history);
+    let reads = set_reads(history, key);
     let last = reads.iter().max_by_key(|op| op.complete)?;
     let there = elements(history, last);
-    let adds: Vec<&Op> = history.ops.iter().filter(|op| op.f == F::Add).collect();
+    let adds: Vec<&Op> = history.ops.iter().filter(|op| op.key == key && op.f == F::Add).collect();
     for add in &adds {
         if add.outcome == Outcome::Ok && add.complete < last.invoke {
             all.judge(there.contains(&add.value) || !rule("set: lost"));
@@ -552,9 +564,14 @@ pub fn set(history: &History, _: &Options) -> Answer {
 }
 
 pub fn set_full(history: &History, _: &Options) -> Answer {
+    per_key(history, |key| set_full_of(history, key))
+}
+
+fn set_full_of(history: &History, key: u32) -> Answer {
     let mut all = All::default();
-    let reads = set_reads(history);
-    let adds: Vec<&Op> = history.ops.iter().filter(|op| op.f == F::Add && !failed(op)).collect();
+    let reads = set_reads(history, key);
+    let adds: Vec<&Op> =
+        history.ops.iter().filter(|op| op.key == key && op.f == F::Add && !failed(op)).collect();
     for read in &reads {
         let has = elements(history, read);
         for element in &has {
@@ -579,13 +596,19 @@ pub fn set_full(history: &History, _: &Options) -> Answer {
 }
 
 pub fn counter(history: &History, _: &Options) -> Answer {
+    per_key(history, |key| counter_of(history, key))
+}
+
+fn counter_of(history: &History, key: u32) -> Answer {
     let mut all = All::default();
     let int = |op: &Op| history.values.name(op.value).parse::<i64>().unwrap();
-    for read in
-        history.ops.iter().filter(|op| op.f == F::Read && op.outcome == Outcome::Ok && op.value != NONE)
+    for read in history
+        .ops
+        .iter()
+        .filter(|op| op.key == key && op.f == F::Read && op.outcome == Outcome::Ok && op.value != NONE)
     {
         let (mut low, mut high) = (0, 0);
-        for add in history.ops.iter().filter(|op| op.f == F::Add && !failed(op)) {
+        for add in history.ops.iter().filter(|op| op.key == key && op.f == F::Add && !failed(op)) {
             let must = add.outcome == Outcome::Ok && add.complete < read.invoke;
             let may = add.invoke < read.complete;
             let value = int(add);
