@@ -246,13 +246,32 @@ impl Entry {
 pub struct Names {
     text: String,
     ends: Vec<usize>,
-    table: HashTable<u32>,
+    table: HashTable<Hashed>,
 }
 
-fn hash_of(bytes: &[u8]) -> u64 {
+/// A number and the hash of what it stands for, kept so that neither a table that grows nor a search that passes by
+/// looks at the thing itself.
+#[derive(Debug, Clone, Copy)]
+struct Hashed {
+    number: u32,
+    hash: u32,
+}
+
+impl Hashed {
+    /// Spreads the 32 bits over the 64 of which the table uses both ends.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+fn fold(hash: u64) -> u32 {
+    u32::try_from(hash >> 32).unwrap_or(0)
+}
+
+fn hash_of(bytes: &[u8]) -> u32 {
     let mut hasher = FxHasher::default();
     hasher.write(bytes);
-    hasher.finish()
+    fold(hasher.finish().wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// A count as a number of the model. The builder refuses histories that would not fit.
@@ -271,20 +290,22 @@ impl Names {
     pub fn intern(&mut self, name: &str) -> u32 {
         let Names { text, ends, table } = self;
         let hash = hash_of(name.as_bytes());
-        if let Some(known) = table.find(hash, |at| slice(text, ends, *at) == name) {
-            return *known;
+        let same = |at: &Hashed| at.hash == hash && slice(text, ends, at.number) == name;
+        if let Some(known) = table.find(Hashed::spread(hash), same) {
+            return known.number;
         }
         let new = number(ends.len());
         text.push_str(name);
         ends.push(text.len());
-        table.insert_unique(hash, new, |at| hash_of(slice(text, ends, *at).as_bytes()));
+        table.insert_unique(Hashed::spread(hash), Hashed { number: new, hash }, |at| Hashed::spread(at.hash));
         new
     }
 
     /// The number of `name`, if it has one.
     pub fn get(&self, name: &str) -> Option<u32> {
         let hash = hash_of(name.as_bytes());
-        self.table.find(hash, |at| slice(&self.text, &self.ends, *at) == name).copied()
+        let same = |at: &Hashed| at.hash == hash && slice(&self.text, &self.ends, at.number) == name;
+        self.table.find(Hashed::spread(hash), same).map(|at| at.number)
     }
 
     /// The name of a number that [`Names::intern`] gave.
@@ -312,7 +333,7 @@ impl Names {
 pub struct Sequences<T> {
     items: Vec<T>,
     ends: Vec<u32>,
-    table: HashTable<u32>,
+    table: HashTable<Hashed>,
 }
 
 impl<T> Default for Sequences<T> {
@@ -327,13 +348,13 @@ fn part<'t, T>(items: &'t [T], ends: &[u32], at: u32) -> &'t [T] {
     &items[start..ends[at] as usize]
 }
 
-fn hash_all<T: std::hash::Hash>(items: &[T]) -> u64 {
+fn hash_all<T: std::hash::Hash>(items: &[T]) -> u32 {
     let mut hasher = FxHasher::default();
     hasher.write_usize(items.len());
     for item in items {
         item.hash(&mut hasher);
     }
-    hasher.finish()
+    fold(hasher.finish().wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 impl<T: Copy + Eq + std::hash::Hash> Sequences<T> {
@@ -341,13 +362,14 @@ impl<T: Copy + Eq + std::hash::Hash> Sequences<T> {
     pub fn intern(&mut self, sequence: &[T]) -> u32 {
         let Sequences { items, ends, table } = self;
         let hash = hash_all(sequence);
-        if let Some(known) = table.find(hash, |at| part(items, ends, *at) == sequence) {
-            return *known;
+        let same = |at: &Hashed| at.hash == hash && part(items, ends, at.number) == sequence;
+        if let Some(known) = table.find(Hashed::spread(hash), same) {
+            return known.number;
         }
         let new = number(ends.len());
         items.extend_from_slice(sequence);
         ends.push(number(items.len()));
-        table.insert_unique(hash, new, |at| hash_all(part(items, ends, *at)));
+        table.insert_unique(Hashed::spread(hash), Hashed { number: new, hash }, |at| Hashed::spread(at.hash));
         new
     }
 

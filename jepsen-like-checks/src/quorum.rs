@@ -5,7 +5,7 @@
 //! (`sync`), and no disk was lost between p's invocation and g's end. `final` reads do not count: they have checks
 //! of their own.
 //!
-//! [`sweep`] finds for each read the puts that meet it with that read and were not seen.
+//! `sweep` finds for each read the puts that meet it with that read and were not seen.
 
 use crate::bits;
 use crate::durability::Losses;
