@@ -19,6 +19,7 @@ use std::time::Duration;
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
 use tokio::select;
+use tokio::sync::Mutex as AsyncMutex;
 
 use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
 use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
@@ -28,10 +29,9 @@ use crate::dynamo::ring::{PARTITIONS_MIN, PartitionCount};
 use crate::dynamo::version::{ActorMint, Caps};
 use crate::io::{Io, Listener};
 use crate::net::envelope::FrameHead;
-use crate::net::link::{CallError, hello};
+use crate::net::link::hello;
 use crate::net::message::{
-    AuthMethod, Durability, Hello, JoinReply, LayoutReply, Message, Refusal, RefusalCode, StatusReply,
-    Welcome,
+    AuthMethod, Durability, Hello, JoinReply, LayoutReply, Refusal, RefusalCode, StatusReply, Welcome,
 };
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
@@ -41,12 +41,14 @@ use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
 };
 
+use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 
 mod batch;
 pub mod coordinator;
 mod drivers;
 mod founding;
+pub mod layouts;
 mod listing;
 pub mod metrics;
 mod replica;
@@ -160,29 +162,10 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     started: Mono,
     layouts: Mutex<Layouts>,
+    adopting: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
     stop: Arc<Watched<bool>>,
-}
-
-/// The layouts a node goes by, with the preference lists made from them so far: one costs a walk along the ring.
-struct Layouts {
-    history: LayoutHistory,
-    lists: Vec<Option<Arc<PreferenceList>>>,
-}
-
-impl Layouts {
-    fn new(history: LayoutHistory) -> Layouts {
-        let partitions = history.current().q().get() as usize;
-        Layouts { history, lists: vec![None; partitions] }
-    }
-
-    fn preference(&mut self, partition: PartitionId) -> Arc<PreferenceList> {
-        let Layouts { history, lists } = self;
-        lists[partition.0 as usize]
-            .get_or_insert_with(|| Arc::new(PreferenceList::new(history, partition)))
-            .clone()
-    }
 }
 
 /// When a request that was turned away may come again.
@@ -253,6 +236,7 @@ impl Node {
             metrics: Metrics::default(),
             started,
             layouts: Mutex::new(Layouts::new(history)),
+            adopting: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
             stop: Arc::new(Watched::new(false)),
@@ -497,17 +481,6 @@ impl Inner {
         self.metrics.shed_late.one();
         let message = "the request's time was up before it began; nothing was done: try again";
         Err(Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER))
-    }
-
-    /// Asks another node, over the link that stands to it or a new one.
-    pub(crate) async fn call<A: Message>(
-        &self,
-        node: NodeId,
-        message: &impl Message,
-        request: Request,
-    ) -> Result<A, CallError> {
-        let addr = self.peer_addr(node).ok_or_else(|| CallError::NotSent("no layout names it".to_owned()))?;
-        self.peers.call(node, &addr, message, self.head(request), request.deadline).await
     }
 
     /// What a member's new data directory needs.

@@ -14,8 +14,8 @@ use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionV
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchMany, FetchReply, Hello, Join, Message, MultiPut, Put, Refusal, RefusalCode,
-    ScanKeys, Store, StoreReply, Welcome, kind_name,
+    self as net, Fetch, FetchMany, FetchReply, Hello, Join, Message, MultiPut, OfferLayouts,
+    OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
@@ -198,6 +198,12 @@ impl PeerService {
 
     async fn answer(&self, frame: &Frame, received: Mono) -> Result<Frame, Refusal> {
         let node = &self.node.inner;
+        if frame.head.kind == OfferLayouts::KIND {
+            let OfferLayouts { active } = read(frame)?;
+            let adopted = node.adopt(active).await;
+            adopted.map_err(|error| Refusal::new(RefusalCode::WrongLayout, error.to_string()))?;
+            return Ok(answer(frame, &OfferLayoutsReply { active: self.node.layouts().active }));
+        }
         let layout = node.layout_ref();
         if frame.head.layout != layout {
             node.metrics.wrong_layouts.one();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ringdove::dynamo::cluster::ClusterDescriptor;
 use ringdove::dynamo::layout::{Layout, Member};
 use ringdove::dynamo::ring::PartitionCount;
-use ringdove::io::{BoxFuture, Clock, Io, Listener, MemoryDisk, Net, RealClock, Stream};
+use ringdove::io::{BoxFuture, Clock, Disk, Io, Listener, MemoryDisk, Net, RealClock, Stream};
 use ringdove::net::envelope::FrameHead;
 use ringdove::net::link::{Link, hello};
 use ringdove::net::message::Spoken;
@@ -103,6 +103,7 @@ pub(crate) struct Cluster {
     pub(crate) net: MemoryNet,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) disks: Vec<Arc<dyn Disk>>,
 }
 
 pub(crate) fn member(id: u64) -> Member {
@@ -125,7 +126,7 @@ impl Cluster {
         let layout = Layout::first(partitions, 3, (1..=count).map(member).collect()).unwrap();
         let net = MemoryNet::default();
         let clock = Arc::new(TestClock { real: RealClock::new(), ahead_ms: AtomicU64::new(0) });
-        let mut nodes = Vec::new();
+        let (mut nodes, mut disks) = (Vec::new(), Vec::<Arc<dyn Disk>>::new());
         for id in 1..=count {
             let io =
                 Io { net: Arc::new(net.clone()), disk: Arc::new(MemoryDisk::new()), clock: clock.clone() };
@@ -148,8 +149,9 @@ impl Cluster {
                 running.run(peer_port, serve_clients(running.clone(), client_port)).await.unwrap();
             });
             nodes.push(node);
+            disks.push(io.disk);
         }
-        Cluster { net, clock, nodes }
+        Cluster { net, clock, nodes, disks }
     }
 
     pub(crate) async fn start(count: u64) -> Cluster {

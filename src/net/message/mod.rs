@@ -42,8 +42,8 @@ pub use client::{
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
-    Fetch, FetchMany, FetchManyReply, FetchReply, HeldKey, Join, JoinReply, ScanKeys, ScanKeysReply, Store,
-    StoreReply,
+    Fetch, FetchMany, FetchManyReply, FetchReply, HeldKey, Join, JoinReply, OfferLayouts, OfferLayoutsReply,
+    ScanKeys, ScanKeysReply, Store, StoreReply,
 };
 
 /// The newest protocol version, which this build speaks wherever the other side does.
@@ -162,6 +162,8 @@ messages! {
     2 0x8203 ScanKeysReply;
     2 0x0204 FetchMany;
     2 0x8204 FetchManyReply;
+    2 0x0205 OfferLayouts;
+    2 0x8205 OfferLayoutsReply;
     2 0x0210 Join;
     2 0x8210 JoinReply;
 }

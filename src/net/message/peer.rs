@@ -1,5 +1,7 @@
 //! What nodes ask of each other, besides passing on a put.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +104,20 @@ pub struct FetchMany {
 pub struct FetchManyReply {
     /// The record, empty when it has none, or why it cannot be had.
     pub records: Vec<Result<Record, RefusalCode>>,
+}
+
+/// A node hands another the layouts that it goes by. Taken under any layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferLayouts {
+    /// All that are active at the sender, newest first.
+    pub active: Vec<Arc<Layout>>,
+}
+
+/// They are taken over, durably.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferLayoutsReply {
+    /// All that are active at the receiver now, newest first.
+    pub active: Vec<Arc<Layout>>,
 }
 
 /// A member whose data directory is to be made asks what the cluster agreed on. On the peer port alone: the answer
