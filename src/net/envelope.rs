@@ -112,17 +112,22 @@ impl Frame {
     /// When the bytes are not a frame that [`Frame::encode`] of this or a newer version wrote.
     pub fn decode(bytes: &Bytes) -> Result<Frame, EnvelopeError> {
         let inner = open(bytes, FRAME_HEAD_LEN, 0)?;
+        let head = bytes.first_chunk().expect("it was opened as a frame");
+        Ok(Frame { head: Frame::head_of(head), body: bytes.slice(inner.body) })
+    }
+
+    /// What the fixed part of a frame says. The caller has checked the frame.
+    pub(super) fn head_of(bytes: &[u8; FRAME_HEAD_LEN]) -> FrameHead {
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-        let head = FrameHead {
-            kind: inner.kind,
-            version: inner.version,
-            flags: inner.flags,
+        FrameHead {
+            kind: u16::from_le_bytes([bytes[8], bytes[9]]),
+            version: bytes[10],
+            flags: bytes[11],
             request_id: RequestId(word(16)),
             remaining_ms: u32::from_le_bytes(bytes[24..28].try_into().expect("4 bytes")),
             layout: LayoutRef { version: word(28), hash: word(36) },
             trace_id: TraceId(bytes[44..60].try_into().expect("16 bytes")),
-        };
-        Ok(Frame { head, body: bytes.slice(inner.body) })
+        }
     }
 }
 

@@ -1,6 +1,8 @@
-//! Frames to and from a byte stream.
+//! Frames to and from a byte stream, within bounds: of a frame's length, of the time it takes once it has begun, of the
+//! bytes held for it, and of the bytes that wait for a reader who does not read.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -8,44 +10,86 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::mpsc;
 
+use super::budget::{Budget, Reserved};
+use super::envelope::{EnvelopeError, FRAME_HEAD_LEN, Frame, FrameHead, message_len};
 use crate::io::Clock;
-
-use super::envelope::{EnvelopeError, FRAME_HEAD_LEN, Frame, message_len};
+use crate::sync::Watched;
 
 /// Room that is given to a frame before its bytes have come: a peer that announces much and sends nothing
-/// holds no more than this.
+/// holds no more than this. A frame that is no longer needs no reservation.
 const FIRST_ROOM: usize = 64 * 1024;
 
 /// Why no further frame can be read. The connection is over.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The connection broke, or ended inside a frame.
+    /// The connection broke, ended inside a frame, or a frame that had begun did not go on.
     #[error("connection lost: {0}")]
     Io(#[from] io::Error),
     /// The other side sent something that is not a frame.
     #[error("not a frame: {0}")]
     Envelope(#[from] EnvelopeError),
+    /// A part of a message that does not fit it.
+    #[error("not a part: {0}")]
+    Part(String),
 }
 
-/// Reads the next frame of at most `max` bytes; `None` when the other side has ended the connection between
-/// two frames. Not cancel-safe: a dropped read leaves the stream inside a frame.
+/// Bounds of reading.
+#[derive(Clone, Copy)]
+pub struct ReadLimits<'a> {
+    /// Most bytes of a frame.
+    pub len_max: usize,
+    /// Time for a frame, from its first byte.
+    pub within: Duration,
+    /// Where room for large frames is reserved; none: they are taken without.
+    pub budget: Option<&'a Arc<Budget>>,
+}
+
+/// A frame that came in.
+#[derive(Debug)]
+pub enum Incoming {
+    /// With the room it holds.
+    Whole(Frame, Option<Reserved>),
+    /// There was no room for it: its body was dropped as it came. Its checksum was right.
+    NoRoom(FrameHead),
+}
+
+/// Reads the next frame; `None` when the other side has ended the connection between two frames. Waits for its first
+/// byte without end. Not cancel-safe: a dropped read leaves the stream inside a frame.
 ///
 /// # Errors
-/// When the connection breaks or the bytes are not a frame.
+/// When the connection breaks, the bytes are not a frame, or they do not come in time.
 pub async fn read_frame(
     reader: &mut (dyn AsyncRead + Send + Unpin),
-    max: usize,
-) -> Result<Option<Frame>, ReadError> {
+    clock: &dyn Clock,
+    limits: ReadLimits<'_>,
+) -> Result<Option<Incoming>, ReadError> {
     let mut prefix = [0; 4];
-    let mut have = 0;
-    while have < prefix.len() {
-        match reader.read(&mut prefix[have..]).await? {
-            0 if have == 0 => return Ok(None),
-            0 => return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into())),
-            read => have += read,
-        }
+    let have = reader.read(&mut prefix).await?;
+    if have == 0 {
+        return Ok(None);
     }
-    let len = message_len(prefix, FRAME_HEAD_LEN, max)?;
+    select! {
+        biased;
+        rest = read_rest(reader, prefix, have, limits) => rest.map(Some),
+        () = clock.sleep_until(clock.mono() + limits.within) => Err(ReadError::Io(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+async fn read_rest(
+    reader: &mut (dyn AsyncRead + Send + Unpin),
+    mut prefix: [u8; 4],
+    have: usize,
+    limits: ReadLimits<'_>,
+) -> Result<Incoming, ReadError> {
+    reader.read_exact(&mut prefix[have..]).await?;
+    let len = message_len(prefix, FRAME_HEAD_LEN, limits.len_max)?;
+    let room = match limits.budget.filter(|_| len > FIRST_ROOM) {
+        None => None,
+        Some(budget) => match budget.reserve(len) {
+            None => return drop_frame(reader, prefix, len).await.map(Incoming::NoRoom),
+            room => room,
+        },
+    };
     let mut bytes = BytesMut::with_capacity(len.min(FIRST_ROOM));
     bytes.extend_from_slice(&prefix);
     while bytes.len() < len {
@@ -54,26 +98,114 @@ pub async fn read_frame(
             return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into()));
         }
     }
-    Ok(Some(Frame::decode(&bytes.freeze())?))
+    Ok(Incoming::Whole(Frame::decode(&bytes.freeze())?, room))
+}
+
+/// Reads over a frame of which only the head is kept.
+async fn drop_frame(
+    reader: &mut (dyn AsyncRead + Send + Unpin),
+    prefix: [u8; 4],
+    len: usize,
+) -> Result<FrameHead, ReadError> {
+    let mut head = [0; FRAME_HEAD_LEN];
+    head[..4].copy_from_slice(&prefix);
+    reader.read_exact(&mut head[4..]).await?;
+    let mut checksum = crc32c::crc32c(&head[8..]);
+    let (mut left, mut buffer) = (len - FRAME_HEAD_LEN, vec![0; 16 * 1024]);
+    while left > 0 {
+        let some = left.min(buffer.len());
+        reader.read_exact(&mut buffer[..some]).await?;
+        checksum = crc32c::crc32c_append(checksum, &buffer[..some]);
+        left -= some;
+    }
+    if checksum.to_le_bytes() != head[4..8] {
+        return Err(EnvelopeError::Checksum.into());
+    }
+    Ok(Frame::head_of(&head))
 }
 
 /// Bytes that are gathered into one write.
 const WRITE_ROOM: usize = 64 * 1024;
 
+/// The way to a connection's writing task. Clones share it.
+#[derive(Clone)]
+pub(super) struct Outgoing {
+    queue: mpsc::Sender<Bytes>,
+    waiting: Arc<Waiting>,
+    bytes_max: usize,
+}
+
+/// What waits to be written.
+#[derive(Default)]
+struct Waiting {
+    bytes: Watched<usize>,
+    /// More waited than may.
+    overflowed: Watched<bool>,
+}
+
+/// The writing task's end.
+pub(super) struct ToWrite {
+    queue: mpsc::Receiver<Bytes>,
+    waiting: Arc<Waiting>,
+}
+
+/// Nothing is written any more.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+/// A queue of so many frames, of no more than `bytes_max` bytes together: who makes it longer ends the connection.
+pub(super) fn queue(frames_max: usize, bytes_max: usize) -> (Outgoing, ToWrite) {
+    let (sender, receiver) = mpsc::channel(frames_max);
+    let waiting = Arc::new(Waiting::default());
+    let outgoing = Outgoing { queue: sender, waiting: waiting.clone(), bytes_max };
+    (outgoing, ToWrite { queue: receiver, waiting })
+}
+
+impl Outgoing {
+    /// Queues the frames of one message, in order; waits while the queue is full. Cancelled between two frames it leaves
+    /// the message cut off.
+    pub(super) async fn send(&self, frames: Vec<Bytes>) -> Result<(), Closed> {
+        let bytes: usize = frames.iter().map(Bytes::len).sum();
+        let mut fits = true;
+        self.waiting.bytes.modify(|waiting| {
+            *waiting += bytes;
+            // One message alone is always taken.
+            fits = *waiting <= self.bytes_max || *waiting == bytes;
+            false
+        });
+        if !fits {
+            self.waiting.overflowed.set(true);
+            return Err(Closed);
+        }
+        for frame in frames {
+            self.queue.send(frame).await.map_err(|_| Closed)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no more than `bytes` wait to be written.
+    pub(super) async fn below(&self, bytes: usize) {
+        self.waiting.bytes.wait_for(|waiting| (*waiting <= bytes).then_some(())).await;
+    }
+}
+
 /// Writes the frames that come through the queue until all its senders are gone, many small ones at once.
 ///
 /// # Errors
-/// When the connection breaks, or takes nothing for `stall_after`.
-pub async fn write_frames(
+/// When the connection breaks, takes nothing for `stall_after`, or too much waits for it.
+pub(super) async fn write_frames(
     mut writer: Box<dyn AsyncWrite + Send + Unpin>,
-    mut queue: mpsc::Receiver<Bytes>,
+    mut to_write: ToWrite,
     clock: &dyn Clock,
     stall_after: Duration,
 ) -> io::Result<()> {
-    while let Some(first) = queue.recv().await {
+    let waiting = to_write.waiting.clone();
+    let overflowed = waiting.overflowed.wait_for(|overflowed| overflowed.then_some(()));
+    tokio::pin!(overflowed);
+    while let Some(first) = to_write.queue.recv().await {
         let mut frames = BytesMut::from(first);
         while frames.len() < WRITE_ROOM {
-            match queue.try_recv() {
+            match to_write.queue.try_recv() {
                 Ok(frame) => frames.extend_from_slice(&frame),
                 Err(_) => break,
             }
@@ -85,8 +217,13 @@ pub async fn write_frames(
         select! {
             biased;
             written = written => written?,
+            () = &mut overflowed => return Err(io::ErrorKind::OutOfMemory.into()),
             () = clock.sleep_until(clock.mono() + stall_after) => return Err(io::ErrorKind::TimedOut.into()),
         }
+        waiting.bytes.modify(|waiting| {
+            *waiting -= frames.len();
+            true
+        });
     }
     writer.shutdown().await
 }
@@ -94,10 +231,22 @@ pub async fn write_frames(
 #[cfg(all(test, not(madsim)))]
 mod tests {
     use super::*;
-    use crate::net::envelope::{FRAME_LEN_MAX, FrameHead};
+    use crate::io::RealClock;
+    use crate::net::envelope::FRAME_LEN_MAX;
 
     fn frame(body: &'static [u8]) -> Frame {
         Frame { head: FrameHead::default(), body: Bytes::from_static(body) }
+    }
+
+    const LIMITS: ReadLimits<'static> =
+        ReadLimits { len_max: FRAME_LEN_MAX, within: Duration::from_secs(20), budget: None };
+
+    async fn read(reader: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Option<Frame>, ReadError> {
+        match read_frame(reader, &RealClock::new(), LIMITS).await? {
+            None => Ok(None),
+            Some(Incoming::Whole(frame, _)) => Ok(Some(frame)),
+            Some(Incoming::NoRoom(_)) => panic!("no budget was given"),
+        }
     }
 
     #[tokio::test]
@@ -106,9 +255,9 @@ mod tests {
         bytes.extend_from_slice(&frame(b"two").encode());
         let (mut far, mut near) = tokio::io::duplex(1);
         tokio::spawn(async move { far.write_all(&bytes).await });
-        assert_eq!(read_frame(&mut near, FRAME_LEN_MAX).await.unwrap(), Some(frame(b"one")));
-        assert_eq!(read_frame(&mut near, FRAME_LEN_MAX).await.unwrap(), Some(frame(b"two")));
-        assert_eq!(read_frame(&mut near, FRAME_LEN_MAX).await.unwrap(), None);
+        assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"one")));
+        assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"two")));
+        assert_eq!(read(&mut near).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -116,13 +265,60 @@ mod tests {
         let bytes = frame(b"whole").encode();
         for cut in 1..bytes.len() {
             let mut part = &bytes[..cut];
-            assert!(read_frame(&mut part, FRAME_LEN_MAX).await.is_err(), "{cut} bytes");
+            assert!(read(&mut part).await.is_err(), "{cut} bytes");
         }
     }
 
     #[tokio::test]
     async fn a_frame_over_the_limit_is_refused_by_its_length_alone() {
         let mut four_gib: &[u8] = &u32::MAX.to_le_bytes();
-        assert!(matches!(read_frame(&mut four_gib, FRAME_LEN_MAX).await, Err(ReadError::Envelope(_))));
+        assert!(matches!(read(&mut four_gib).await, Err(ReadError::Envelope(_))));
+    }
+
+    #[tokio::test]
+    async fn half_a_frame_and_then_silence_is_an_error_in_the_end() {
+        let bytes = frame(b"whole").encode();
+        for cut in [1, 4, 30, bytes.len() - 1] {
+            let (mut far, mut near) = tokio::io::duplex(1024);
+            far.write_all(&bytes[..cut]).await.unwrap();
+            let limits = ReadLimits { within: Duration::from_millis(1), ..LIMITS };
+            let read = read_frame(&mut near, &RealClock::new(), limits).await;
+            let Err(ReadError::Io(error)) = read else { panic!("{read:?}") };
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{cut} bytes");
+            drop(far);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_without_room_is_read_over_and_the_next_one_is_read() {
+        let large = Frame { body: vec![7; 3 * FIRST_ROOM].into(), ..frame(b"") };
+        let large = Frame { head: FrameHead { kind: 9, ..large.head }, ..large };
+        let mut bytes = large.encode().to_vec();
+        bytes.extend_from_slice(&frame(b"small").encode());
+        let (budget, clock) = (Budget::new(2 * FIRST_ROOM), RealClock::new());
+        let limits = ReadLimits { budget: Some(&budget), ..LIMITS };
+        let mut stream: &[u8] = &bytes;
+        let first = read_frame(&mut stream, &clock, limits).await.unwrap();
+        assert!(matches!(first, Some(Incoming::NoRoom(head)) if head == large.head));
+        let second = read_frame(&mut stream, &clock, limits).await.unwrap();
+        assert!(matches!(second, Some(Incoming::Whole(small, None)) if small == frame(b"small")));
+        // Damaged on the way: its head means nothing.
+        bytes[1000] ^= 1;
+        let mut stream: &[u8] = &bytes;
+        assert!(read_frame(&mut stream, &clock, limits).await.is_err());
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_is_dropped_once_too_much_waits_for_it() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let (outgoing, to_write) = queue(100, 10_000);
+        let writing = tokio::spawn(async move {
+            write_frames(Box::new(near), to_write, &RealClock::new(), Duration::from_secs(600)).await
+        });
+        // One is always taken, however long.
+        outgoing.send(vec![Bytes::from(vec![0; 20_000])]).await.unwrap();
+        assert!(outgoing.send(vec![Bytes::from(vec![0; 10])]).await.is_err());
+        assert_eq!(writing.await.unwrap().unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 }

@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::select;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
+use super::budget::Budget;
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
-use super::frame::{read_frame, write_frames};
+use super::frame::{Closed, Incoming, Outgoing, ReadLimits, queue, read_frame, write_frames};
 use super::message::{AuthMethod, HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, Spoken, Welcome};
+use super::parts::{Joined, Joiner, Whole, split};
 use crate::io::{Clock, Net, Stream};
 use crate::types::{ClusterId, Mono, NodeId, RequestId};
 
@@ -27,6 +28,10 @@ const QUEUE_LEN: usize = 128;
 const IN_FLIGHT_MAX: usize = 4096;
 /// A connection that takes no byte for this long is given up.
 const STALL_AFTER: Duration = Duration::from_secs(20);
+/// Bytes of requests that may wait for a peer that does not read; more ends the link.
+const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of answers in parts that may be held before they are whole; an answer above that is given up.
+const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Most bytes of the frames of a handshake.
 pub const HANDSHAKE_LEN_MAX: usize = 16 * 1024;
 
@@ -103,7 +108,7 @@ impl Shared {
 
 /// The asking side of one connection. Dropping it closes the connection.
 pub struct Link {
-    queue: mpsc::Sender<Bytes>,
+    outgoing: Outgoing,
     shared: Arc<Shared>,
     request_next: AtomicU64,
     welcome: Welcome,
@@ -154,7 +159,7 @@ impl Link {
                 reason: error.to_string(),
             };
             let stream = net.connect(addr).await.map_err(connect)?;
-            shake_hands(stream, addr, hello).await
+            shake_hands(stream, clock.as_ref(), addr, hello).await
         };
         let (stream, welcome) = select! {
             biased;
@@ -168,25 +173,38 @@ impl Link {
 
     fn start(stream: Stream, clock: &Arc<dyn Clock>, welcome: Welcome) -> Link {
         let shared = Arc::new(Shared::default());
-        let (queue, queued) = mpsc::channel(QUEUE_LEN);
+        let (outgoing, to_write) = queue(QUEUE_LEN, QUEUE_BYTES_MAX);
         let (closing, mut closed) = oneshot::channel::<()>();
         let Stream { mut reader, writer, .. } = stream;
 
         let (state, timer) = (shared.clone(), clock.clone());
         tokio::spawn(async move {
-            let _ = write_frames(writer, queued, timer.as_ref(), STALL_AFTER).await;
+            let _ = write_frames(writer, to_write, timer.as_ref(), STALL_AFTER).await;
             state.fail();
         });
-        let state = shared.clone();
+        let (state, timer) = (shared.clone(), clock.clone());
+        let mut joiner = Joiner::new(Budget::new(ANSWER_BYTES_MAX), welcome.features);
         tokio::spawn(async move {
+            let limits = ReadLimits { len_max: FRAME_LEN_MAX, within: STALL_AFTER, budget: None };
             loop {
                 let read = select! {
                     biased;
                     _ = &mut closed => break,
-                    read = read_frame(reader.as_mut(), FRAME_LEN_MAX) => read,
+                    read = read_frame(reader.as_mut(), timer.as_ref(), limits) => read,
                 };
-                let Ok(Some(frame)) = read else { break };
+                let Ok(Some(Incoming::Whole(frame, room))) = read else { break };
                 state.received.fetch_add(1, Ordering::SeqCst);
+                let now = Mono::from_origin(timer.mono());
+                let frame = match joiner.take(frame, now, room) {
+                    Ok(Joined::Whole(Whole { frame, .. })) => frame,
+                    Ok(Joined::Waiting) => continue,
+                    // Its asker is told that no answer came.
+                    Ok(Joined::NoRoom(head)) => {
+                        state.waiting().remove(&head.request_id.0);
+                        continue;
+                    }
+                    Err(_) => break,
+                };
                 // An answer that nobody waits for any more is an ordinary event.
                 if let Some(asker) = state.waiting().remove(&frame.head.request_id.0) {
                     let _ = asker.send(frame);
@@ -194,7 +212,7 @@ impl Link {
             }
             state.fail();
         });
-        Link { queue, shared, request_next: AtomicU64::new(1), welcome, _closing: closing }
+        Link { outgoing, shared, request_next: AtomicU64::new(1), welcome, _closing: closing }
     }
 
     /// What the other side said of itself.
@@ -254,12 +272,23 @@ impl Link {
         let _in_flight = self.register(id, asker)?;
         let timer = clock.sleep_until(deadline.since_origin());
         tokio::pin!(timer);
-        select! {
-            biased;
-            sent = self.queue.send(frame.encode()) => {
-                sent.map_err(|_| CallError::NotSent("the connection is closed".to_owned()))?;
+        let mut frames = split(&frame, self.welcome.features);
+        if frames.len() > 1 {
+            // A message in parts goes out as a whole even if its asker leaves: cut off, it would hold room over there.
+            let outgoing = self.outgoing.clone();
+            let sending = async move { outgoing.send(std::mem::take(&mut frames)).await };
+            let sent = tokio::spawn(sending);
+            select! {
+                biased;
+                sent = sent => closed(sent.unwrap_or(Err(Closed)))?,
+                () = &mut timer => return Err(CallError::MaybeDelivered("time ran out".to_owned())),
             }
-            () = &mut timer => return Err(CallError::NotSent("the connection is stalled".to_owned())),
+        } else {
+            select! {
+                biased;
+                sent = self.outgoing.send(frames) => closed(sent)?,
+                () = &mut timer => return Err(CallError::NotSent("the connection is stalled".to_owned())),
+            }
         }
         select! {
             biased;
@@ -283,7 +312,17 @@ impl Link {
     }
 }
 
-async fn shake_hands(mut stream: Stream, addr: &str, hello: &Hello) -> Result<(Stream, Welcome), OpenError> {
+/// What a closed queue means to who has queued nothing, or a message that is not whole.
+fn closed(sent: Result<(), Closed>) -> Result<(), CallError> {
+    sent.map_err(|Closed| CallError::NotSent("the connection is closed".to_owned()))
+}
+
+async fn shake_hands(
+    mut stream: Stream,
+    clock: &dyn Clock,
+    addr: &str,
+    hello: &Hello,
+) -> Result<(Stream, Welcome), OpenError> {
     use tokio::io::AsyncWriteExt;
     let addr = || addr.to_owned();
     let protocol = |reason: String| OpenError::Protocol { addr: addr(), reason };
@@ -293,9 +332,11 @@ async fn shake_hands(mut stream: Stream, addr: &str, hello: &Hello) -> Result<(S
     let frame = hello.to_frame(head).map_err(|error| protocol(error.to_string()))?;
     stream.writer.write_all(&frame.encode()).await.map_err(connect)?;
     stream.writer.flush().await.map_err(connect)?;
-    let answer = read_frame(stream.reader.as_mut(), HANDSHAKE_LEN_MAX).await;
-    let answer = answer.map_err(|error| protocol(error.to_string()))?;
-    let answer = answer.ok_or_else(|| protocol("it closed the connection".to_owned()))?;
+    let limits = ReadLimits { len_max: HANDSHAKE_LEN_MAX, within: STALL_AFTER, budget: None };
+    let answer = read_frame(stream.reader.as_mut(), clock, limits).await;
+    let Some(Incoming::Whole(answer, _)) = answer.map_err(|error| protocol(error.to_string()))? else {
+        return Err(protocol("it closed the connection".to_owned()));
+    };
     if answer.head.kind == Refusal::KIND {
         let refusal = Refusal::from_frame(&answer).map_err(|error| protocol(error.to_string()))?;
         return Err(OpenError::Refused { addr: addr(), refusal });

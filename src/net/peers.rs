@@ -1,6 +1,6 @@
 //! One link to each other node, opened when first needed and again after it broke.
 //!
-//! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s): calls to it fail at once, and
+//! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s, less up to a half by chance): calls to it fail at once, and
 //! the coordinator goes past it. The first call after that tries again. This local view is all the failure
 //! detection there is until heartbeats come; it routes, it never changes who owns what.
 
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::envelope::FrameHead;
@@ -52,12 +54,14 @@ pub struct Peers {
     clock: Arc<dyn Clock>,
     hello: Hello,
     slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
+    jitter: Mutex<ChaCha8Rng>,
 }
 
 impl Peers {
     /// No link is open yet.
-    pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, hello: Hello) -> Peers {
-        Peers { net, clock, hello, slots: Mutex::new(BTreeMap::new()) }
+    pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, hello: Hello, seed: u64) -> Peers {
+        let jitter = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
+        Peers { net, clock, hello, slots: Mutex::new(BTreeMap::new()), jitter }
     }
 
     fn now(&self) -> Mono {
@@ -147,7 +151,13 @@ impl Peers {
                 if peer.down.is_none() {
                     tracing::warn!(%node, %error, "not reachable");
                 }
-                peer.down = Some(Down { until: now + back_off, back_off });
+                // Spread, so that the nodes that lost one do not all come back to it at the same moment.
+                let half = back_off / 2;
+                let spread = {
+                    let mut jitter = self.jitter.lock().unwrap_or_else(PoisonError::into_inner);
+                    half.mul_f64(jitter.random_range(0.0..1.0))
+                };
+                peer.down = Some(Down { until: now + half + spread, back_off });
                 Err(CallError::NotSent(error.to_string()))
             }
         }

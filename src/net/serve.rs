@@ -8,17 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::select;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::budget::Budget;
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
-use super::frame::{read_frame, write_frames};
+use super::frame::{Incoming, Outgoing, ReadLimits, queue, read_frame, write_frames};
 use super::link::HANDSHAKE_LEN_MAX;
 use super::message::{
     HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, RefusalCode, Spoken, Welcome, is_spoken, kind_name,
 };
+use super::parts::{Joined, Joiner, Whole, split};
 use crate::io::{BoxFuture, Clock, Listener, Stream};
 use crate::sync::Watched;
 use crate::types::Mono;
@@ -44,9 +45,16 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// Most bytes of a request's frame. Default [`FRAME_LEN_MAX`].
     pub frame_len_max: usize,
+    /// Most bytes of requests above 64 KiB that are held at a time, on all connections together; further ones are
+    /// refused as overload. Above `frame_len_max`. Default 256 MiB.
+    pub request_bytes_max: usize,
+    /// Most bytes of answers that wait on one connection; a client that leaves more unread is disconnected. Above a
+    /// quarter of it no further request is read from the connection. Default 128 MiB.
+    pub answer_bytes_max: usize,
     /// Time for a handshake. Default 5 s.
     pub handshake: Duration,
-    /// A connection that takes no byte of its answers for this long is closed. Default 20 s.
+    /// A connection that takes no byte of its answers for this long, or takes this long for a frame that it has begun,
+    /// is closed. Default 20 s.
     pub stall_after: Duration,
     /// How long requests in flight may take after the stop signal. Default 5 s.
     pub drain: Duration,
@@ -60,6 +68,8 @@ impl Default for Limits {
             connections_max: 10_000,
             in_flight_max: 256,
             frame_len_max: FRAME_LEN_MAX,
+            request_bytes_max: 256 * 1024 * 1024,
+            answer_bytes_max: 128 * 1024 * 1024,
             handshake: Duration::from_secs(5),
             stall_after: Duration::from_secs(20),
             drain: Duration::from_secs(5),
@@ -80,6 +90,7 @@ pub async fn serve(
     stop: Arc<Watched<bool>>,
 ) {
     let open = Arc::new(AtomicUsize::new(0));
+    let budget = Budget::new(limits.request_bytes_max);
     // Every connection holds a sender; the receiver sees the end once all are gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     loop {
@@ -101,6 +112,7 @@ pub async fn serve(
             clock: clock.clone(),
             limits,
             stop: stop.clone(),
+            budget: budget.clone(),
             full: open.fetch_add(1, Ordering::SeqCst) >= limits.connections_max,
         };
         let (open, alive) = (open.clone(), alive.clone());
@@ -127,6 +139,7 @@ struct Connection {
     clock: Arc<dyn Clock>,
     limits: Limits,
     stop: Arc<Watched<bool>>,
+    budget: Arc<Budget>,
     full: bool,
 }
 
@@ -139,39 +152,53 @@ impl Connection {
             shaken = self.shake_hands(&mut stream) => shaken,
             () = clock.sleep_until(deadline) => Err("no handshake in time".to_owned()),
         };
-        let version = shaken?;
+        let welcome = shaken?;
 
         let Stream { mut reader, writer, .. } = stream;
-        let (queue, queued) = mpsc::channel::<Bytes>(self.limits.in_flight_max);
+        let (outgoing, to_write) = queue(self.limits.in_flight_max, self.limits.answer_bytes_max);
         let (dead, mut died) = oneshot::channel::<()>();
         let (timer, stall_after) = (self.clock.clone(), self.limits.stall_after);
         tokio::spawn(async move {
             let _dead = dead; // dropped when writing ends, for whatever reason
-            let _ = write_frames(writer, queued, timer.as_ref(), stall_after).await;
+            let _ = write_frames(writer, to_write, timer.as_ref(), stall_after).await;
         });
 
         let permits = Arc::new(Semaphore::new(self.limits.in_flight_max));
+        let mut joiner = Joiner::new(self.budget.clone(), welcome.features);
+        let limits = ReadLimits {
+            len_max: self.limits.frame_len_max,
+            within: stall_after,
+            budget: Some(&self.budget),
+        };
         let ended = loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { break Ok(()) };
-            let request = select! {
+            let ready = async {
+                outgoing.below(self.limits.answer_bytes_max / 4).await;
+                let permit = permits.clone().acquire_owned().await;
+                (permit, read_frame(reader.as_mut(), clock.as_ref(), limits).await)
+            };
+            let (permit, request) = select! {
                 biased;
                 () = stopped(&self.stop) => break Ok(()),
                 _ = &mut died => return Err("the other side takes no answers".to_owned()),
-                read = read_frame(reader.as_mut(), self.limits.frame_len_max) => read,
+                (permit, request) = ready => (permit, request),
             };
-            let request = match request {
-                Ok(Some(request)) => request,
+            let Ok(permit) = permit else { break Ok(()) };
+            let received = Mono::from_origin(clock.mono());
+            let joined = match request {
+                Ok(Some(Incoming::Whole(frame, room))) => joiner.take(frame, received, room),
+                Ok(Some(Incoming::NoRoom(head))) => Ok(Joined::NoRoom(head)),
                 Ok(None) => break Ok(()),
+                Err(error) => Err(error),
+            };
+            let asked = match joined {
+                Ok(Joined::Whole(whole)) => Asked::Request(whole),
+                Ok(Joined::NoRoom(head)) => Asked::NoRoom(head),
+                Ok(Joined::Waiting) => continue,
                 Err(error) => break Err(error.to_string()),
             };
-            let received = Mono::from_origin(clock.mono());
-            let (service, queue) = (self.service.clone(), queue.clone());
-            tokio::spawn(async move {
-                let answer = carry_out(service, request, received, version).await;
-                let _ = queue.send(answer.encode()).await;
-                drop(permit);
-            });
+            tokio::spawn(carry_out(self.service.clone(), asked, welcome.clone(), outgoing.clone(), permit));
         };
+        drop(outgoing);
         // Let the requests in flight end, so that what was carried out is also answered.
         let all = u32::try_from(self.limits.in_flight_max).unwrap_or(u32::MAX);
         select! {
@@ -183,9 +210,12 @@ impl Connection {
         ended
     }
 
-    async fn shake_hands(&mut self, stream: &mut Stream) -> Result<u8, String> {
-        let frame = read_frame(stream.reader.as_mut(), HANDSHAKE_LEN_MAX).await;
-        let frame = frame.map_err(|error| error.to_string())?.ok_or("closed before the handshake")?;
+    async fn shake_hands(&mut self, stream: &mut Stream) -> Result<Welcome, String> {
+        let limits = ReadLimits { len_max: HANDSHAKE_LEN_MAX, within: self.limits.handshake, budget: None };
+        let frame = read_frame(stream.reader.as_mut(), self.clock.as_ref(), limits).await;
+        let Some(Incoming::Whole(frame, _)) = frame.map_err(|error| error.to_string())? else {
+            return Err("closed before the handshake".to_owned());
+        };
         let hello = Hello::from_frame(&frame).map_err(|error| error.to_string())?;
         if hello.magic != MAGIC {
             return Err("wrong magic: this port speaks ringdove's binary protocol".to_owned());
@@ -202,7 +232,7 @@ impl Connection {
         stream.writer.write_all(&answer.encode()).await.map_err(lost)?;
         stream.writer.flush().await.map_err(lost)?;
         match judged {
-            Ok(welcome) => Ok(welcome.version),
+            Ok(welcome) => Ok(welcome),
             Err(refusal) => {
                 let _ = stream.writer.shutdown().await;
                 Err(format!("refused: {}", refusal.message))
@@ -229,26 +259,51 @@ impl Connection {
     }
 }
 
-/// The answer to one request of a connection that has agreed on `version`.
-async fn carry_out(service: Arc<dyn Service>, request: Frame, received: Mono, version: u8) -> Frame {
-    let asked = request.head;
-    let answer = if asked.version == version {
-        service.handle(request, received).await
-    } else {
-        let message = format!("the connection goes by version {version}, the frame by {}", asked.version);
-        let refusal = Refusal::new(RefusalCode::UnsupportedVersion, message);
-        refuse(&Frame { head: FrameHead { version, ..asked }, ..request }, &refusal)
+/// What is to be answered.
+enum Asked {
+    Request(Whole),
+    /// A request of which only the head is left.
+    NoRoom(FrameHead),
+}
+
+/// When a request for which there was no room may come again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Answers one request. Its permit and its room are given back when the answer is on its way.
+async fn carry_out(
+    service: Arc<dyn Service>,
+    asked: Asked,
+    agreed: Welcome,
+    outgoing: Outgoing,
+    _permit: OwnedSemaphorePermit,
+) {
+    let version = agreed.version;
+    let (head, answer, _room) = match asked {
+        Asked::NoRoom(head) => {
+            let message = "the node holds too many large requests; nothing was done: try again";
+            let refusal = Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER);
+            (head, refuse(&of_version(head, version), &refusal), None)
+        }
+        Asked::Request(Whole { frame, room, .. }) if frame.head.version != version => {
+            let message =
+                format!("the connection goes by version {version}, the frame by {}", frame.head.version);
+            let refusal = Refusal::new(RefusalCode::UnsupportedVersion, message);
+            (frame.head, refuse(&of_version(frame.head, version), &refusal), room)
+        }
+        Asked::Request(Whole { frame, received, room }) => {
+            (frame.head, service.handle(frame, received).await, room)
+        }
     };
     let FrameHead { kind, layout, .. } = answer.head;
-    let head = FrameHead {
-        kind,
-        version,
-        request_id: asked.request_id,
-        layout,
-        trace_id: asked.trace_id,
-        ..FrameHead::default()
-    };
-    Frame { head, ..answer }
+    let FrameHead { request_id, trace_id, .. } = head;
+    let head = FrameHead { kind, version, request_id, layout, trace_id, ..FrameHead::default() };
+    // Who does not take answers has lost the connection.
+    let _ = outgoing.send(split(&Frame { head, ..answer }, agreed.features)).await;
+}
+
+/// A frame to be refused, as if it were of the connection's version.
+fn of_version(head: FrameHead, version: u8) -> Frame {
+    Frame { head: FrameHead { version, ..head }, body: bytes::Bytes::new() }
 }
 
 /// The frame that refuses a request; its head is filled in by the connection.

@@ -225,7 +225,7 @@ impl Node {
         let opened = Store::open(io.disk.clone(), io.clock.clone(), &config.dir, incarnation, store_config);
         let (store, recovery) = Box::pin(opened).await?;
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
-        let peers = Peers::new(io.net.clone(), io.clock.clone(), hello);
+        let peers = Peers::new(io.net.clone(), io.clock.clone(), hello, rng.next_u64());
         let inner = Inner {
             config,
             io,

@@ -6,6 +6,7 @@
 
 mod clusters;
 mod doors;
+mod idle;
 mod import_files;
 mod program;
 mod restarts;

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{VERSION, VERSION_MIN};
 use crate::dynamo::layout::Layout;
+use crate::net::parts::FEATURE_PARTS;
 use crate::types::{ClusterId, LayoutRef, NodeId};
 
-/// The feature bits that this build has; none yet.
-pub const FEATURES: u64 = 0;
+/// The feature bits that this build has.
+pub const FEATURES: u64 = FEATURE_PARTS;
 
 /// What one side of a connection offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

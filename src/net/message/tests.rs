@@ -104,23 +104,3 @@ fn a_prefix_is_the_range_of_all_keys_that_begin_with_it() {
     assert_eq!(range(b"\xff"), (b"\xff".to_vec(), Vec::new()));
     assert_eq!(range(b""), (Vec::new(), Vec::new()));
 }
-
-/// The vectors of docs/PROTOCOL.md: what is written must not change under the same version.
-#[test]
-fn frames_have_the_bytes_that_the_protocol_page_shows() {
-    let head = FrameHead {
-        version: 1,
-        request_id: crate::types::RequestId(1),
-        remaining_ms: 5000,
-        ..FrameHead::default()
-    };
-    let hex =
-        |frame: Frame| frame.encode().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join("");
-    let hello = crate::net::link::hello(Spoken { version_max: 1, ..Spoken::default() }, None, None);
-    let get = Get { quorum: Quorum { r: Some(2), w: None, strict: false }, ..Get::new(put().key) };
-    let page = include_str!("../../../docs/PROTOCOL.md");
-    for frame in [hello.to_frame(head), get.to_frame(head), put().to_frame(head)] {
-        let frame = hex(frame.unwrap());
-        assert!(page.contains(&frame), "docs/PROTOCOL.md does not show {frame}");
-    }
-}
