@@ -33,6 +33,8 @@ mod peer;
 #[cfg(test)]
 mod tests;
 mod v1;
+#[cfg(test)]
+mod vectors;
 
 pub use client::{
     BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, LayoutReply, MultiGet, MultiGetReply,

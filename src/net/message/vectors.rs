@@ -1,0 +1,160 @@
+//! The vectors of docs/PROTOCOL.md, parsed from the page and checked both ways: what is written must not change under
+//! the same version, and what stands on the page must be read.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::dynamo::version::{Dot, Meta};
+use crate::types::{
+    ActorId, ClusterId, Incarnation, Key, LayoutRef, NodeId, RequestId, TraceId, Wall, WriteId,
+};
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md");
+
+/// Name and bytes of every vector: a line `*name*` and a fenced block of hex digits behind it.
+fn on_the_page() -> BTreeMap<String, Vec<u8>> {
+    let page = std::fs::read_to_string(PAGE).expect("the page is there");
+    let section = page.split("## Vectors").nth(1).expect("the page has vectors");
+    let mut vectors = BTreeMap::new();
+    let (mut name, mut inside) = (None, false);
+    for line in section.lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside {
+            let name: &String = name.as_ref().expect("a block has a name");
+            let bytes: &mut Vec<u8> = vectors.entry(name.clone()).or_default();
+            let digits = line.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+            bytes.extend(digits.map(|pair| u8::from_str_radix(pair, 16).expect("hex digits")));
+        } else if let Some(rest) = line.strip_prefix('*') {
+            name = rest.split_once('*').map(|(name, _)| name.to_owned());
+        }
+    }
+    vectors
+}
+
+fn head(version: u8) -> FrameHead {
+    FrameHead { version, request_id: RequestId(1), remaining_ms: 5000, ..FrameHead::default() }
+}
+
+/// The head of an answer of a node with layout 3.
+fn answer(version: u8) -> FrameHead {
+    let layout = LayoutRef { version: 3, hash: 0x0123_4567_89ab_cdef };
+    FrameHead { remaining_ms: 0, layout, trace_id: TraceId([0xab; 16]), ..head(version) }
+}
+
+struct Checked {
+    page: BTreeMap<String, Vec<u8>>,
+    wrong: String,
+}
+
+impl Checked {
+    fn check<M: Message + PartialEq>(&mut self, name: &str, message: &M, head: FrameHead) {
+        let written = message.to_frame(head).unwrap().encode();
+        let shown = self.page.remove(name).unwrap_or_default();
+        let read = Frame::decode(&shown.clone().into()).ok().and_then(|frame| {
+            let same_head = FrameHead { kind: frame.head.kind, ..head } == frame.head;
+            M::from_frame(&frame).ok().filter(|_| same_head)
+        });
+        if shown != written || read.as_ref() != Some(message) {
+            let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
+            self.wrong.push_str(&format!("*{name}*\n{hex}\n\n"));
+        }
+    }
+}
+
+#[test]
+fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
+    let mut checked = Checked { page: on_the_page(), wrong: String::new() };
+    let key = Key::new(&b"dove"[..]).unwrap();
+    let put = || Put { durability: Some(Durability::Sync), ..Put::new(key.clone(), WriteId(7), &b"coo"[..]) };
+    let get = Get { quorum: Quorum { r: Some(2), w: None, strict: false }, ..Get::new(key.clone()) };
+    let dot = Dot { actor: ActorId { incarnation: Incarnation(0x1122), epoch: 2 }, counter: 300 };
+    let version = Version {
+        write_id: WriteId(7),
+        dot,
+        value: Bytes::from_static(b"coo"),
+        meta: None,
+        expires_at: None,
+        written_at: Wall(1_700_000_000_000),
+    };
+    let replicas = Replicas {
+        asked: 3,
+        primaries: vec![NodeId(1), NodeId(3)],
+        fallbacks: Vec::new(),
+        layout: LayoutRef { version: 3, hash: 0x0123_4567_89ab_cdef },
+    };
+    let old_hello = Spoken { version_min: 1, version_max: 1, features: 0 };
+    checked.check("hello, version 1 alone", &crate::net::link::hello(old_hello, None, None), head(1));
+    let node = crate::net::link::hello(Spoken::default(), Some(ClusterId(5)), Some(NodeId(2)));
+    checked.check("hello, a node of versions 1 to 2", &node, head(1));
+    let welcome = Welcome {
+        version: 2,
+        features: 1,
+        auth: AuthMethod::None,
+        cluster: ClusterId(5),
+        node: NodeId(1),
+        layout: replicas.layout,
+    };
+    checked.check("welcome", &welcome, answer(1));
+    let refusal = Refusal::new(RefusalCode::BadRequest, "r=0");
+    checked.check("refusal, version 1", &refusal, answer(1));
+    let shed =
+        Refusal::new(RefusalCode::Overloaded, "busy").with_retry_after(std::time::Duration::from_millis(100));
+    checked.check("refusal, version 2", &shed, answer(2));
+    checked.check("get, version 1", &get, head(1));
+    checked.check("get, version 2", &get, head(2));
+    checked.check("put, version 1", &put(), head(1));
+    checked.check("put, version 2", &put(), head(2));
+    let meta = Meta {
+        content_type: Some("text/plain".to_owned()),
+        pairs: [("a".to_owned(), "b".to_owned())].into(),
+    };
+    let full = Put {
+        meta: Some(Box::new(meta)),
+        expiry: Expiry::After(60_000),
+        condition: Condition::Match(Bytes::from_static(b"token")),
+        quorum: Quorum { r: Some(2), w: Some(3), strict: true },
+        durability: Some(Durability::Interval(100)),
+        return_record: true,
+        ..put()
+    };
+    checked.check("put with every option, version 2", &full, head(2));
+    let delete = Put { durability: None, ..Put::delete(key.clone(), WriteId(8)) };
+    checked.check("delete, version 2", &delete, head(2));
+    let reply = GetReply {
+        values: vec![version.clone()],
+        hidden: vec![Hidden { write_id: WriteId(6), dot, why: HiddenWhy::Tombstone }],
+        tombstones: 1,
+        expired: 0,
+        context: Bytes::from_static(b"token"),
+        replicas: replicas.clone(),
+    };
+    checked.check("get reply, version 2", &reply, answer(2));
+    let reply = PutReply {
+        outcome: PutOutcome::Applied,
+        dot: Some(dot),
+        overwrote: vec![WriteId(6)],
+        siblings: Vec::new(),
+        written: None,
+        context: Bytes::from_static(b"token"),
+        replicas,
+    };
+    checked.check("put reply, version 2", &reply, answer(2));
+    let outcome = PutOutcome::Unknown { have: 1, need: 2, reason: "time ran out".to_owned() };
+    let unknown = PutReply { outcome, dot: None, overwrote: Vec::new(), context: Bytes::new(), ..reply };
+    checked.check("put reply, unknown outcome, version 2", &unknown, answer(2));
+    checked.check("multi-get, version 2", &MultiGet { gets: vec![get] }, head(2));
+    checked.check("multi-put, version 2", &MultiPut { puts: vec![delete] }, head(2));
+    let scan = Scan { after: Some(key.clone()), order: Order::Descending, limit: 10, ..Scan::prefix(b"do") };
+    checked.check("scan, version 2", &scan, head(2));
+    let item = ScanItem { key: key.clone(), values: vec![version], context: Bytes::from_static(b"token") };
+    let missing = vec![crate::types::PartitionId(9)];
+    let page =
+        ScanReply { items: vec![item], more: true, cursor: Some(key), missing, layout: welcome.layout };
+    checked.check("scan reply, version 2", &page, answer(2));
+    checked.check("status, version 2", &Status, head(2));
+    assert!(checked.wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{}", checked.wrong);
+    assert!(checked.page.is_empty(), "vectors that nobody checks: {:?}", checked.page.keys());
+}
