@@ -438,6 +438,41 @@ fn every_check_agrees_with_its_reference_on_random_histories() {
     }
 }
 
+/// A history of registers, one operation after the other: (process, f, key, value), with -1 for nil.
+fn registers(ops: &[(i64, &'static str, u8, i64)]) -> History {
+    let mut small = Small::default();
+    for (at, (process, f, key, value)) in ops.iter().enumerate() {
+        let mut op = common::Spec::new(*process, f);
+        (op.key, op.value) = (Some(*key), Some(*value));
+        small.ops.push(op);
+        small.order.extend([at, at]);
+    }
+    small.history()
+}
+
+#[test]
+fn the_three_levels_of_causality_differ_where_the_paper_says() {
+    let words = |history: &History| word(&causal_levels(history, &options()));
+    // Each process sees its own write first and then the other's: no one order of the two suits both.
+    let crossed = registers(&[(0, "put", 0, 1), (1, "put", 0, 2), (0, "get", 0, 2), (1, "get", 0, 1)]);
+    assert_eq!(words(&crossed), "valid invalid valid");
+    assert_eq!(reference::causal(&crossed), [true, false, true]);
+    // Reading y and its own x orders the other's x before its own; then the other's z should have been seen too.
+    let late = registers(&[
+        (0, "put", 2, 1),
+        (0, "put", 0, 1),
+        (0, "put", 1, 1),
+        (1, "put", 0, 2),
+        (1, "get", 2, -1),
+        (1, "get", 1, 1),
+        (1, "get", 0, 2),
+    ]);
+    assert_eq!(words(&late), "valid valid invalid");
+    let stale = registers(&[(0, "put", 0, 1), (0, "put", 0, 2), (1, "get", 0, 2), (1, "get", 0, 1)]);
+    assert_eq!(words(&stale), "invalid invalid invalid");
+    assert_eq!(reference::causal(&stale), [false; 3]);
+}
+
 #[test]
 fn a_check_that_lacked_one_of_its_conditions_would_be_caught() {
     let cases = cases();
