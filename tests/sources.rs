@@ -24,7 +24,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("gateway", &["node", "net", "types", "dynamo", "io", "error"]),
     // It fills in the structs that the layers below take; nothing below knows where their values come from.
     ("config", &["types", "node", "net::codec", "net::envelope", "net::message", "error"]),
-    ("client", &["types", "net", "io", "dynamo::version", "dynamo::layout", "error"]),
+    (
+        "client",
+        &["types", "sync", "net", "io", "dynamo::version", "dynamo::layout", "dynamo::preference", "error"],
+    ),
     ("cli", &["*"]),
     ("main", &["*"]),
     ("lib", &["*"]),

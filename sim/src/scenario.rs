@@ -22,12 +22,12 @@ use jepsen_like_checks::event::{After, Event, Kind, Payload, Sibling};
 use jepsen_like_checks::value::Value;
 use jepsen_like_checks::{Verdict, durability};
 use rand::{Rng, RngExt};
-use ringdove::client::{Client, ClientConfig, ClientError, WriteRequest};
+use ringdove::client::{Client, ClientConfig, ClientError, ReadOptions, WriteOptions};
 use ringdove::dynamo::cluster::ClusterDescriptor;
 use ringdove::dynamo::layout::{Layout, Member};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::Io;
-use ringdove::net::message::{Context, Quorum};
+use ringdove::net::message::Context;
 use ringdove::node::{Node, NodeConfig, NodeError, found};
 use ringdove::server::serve_clients;
 use ringdove::storage::directory::{self, FORMAT, NodeMeta};
@@ -186,7 +186,8 @@ async fn play(world: World) -> (History, Duration, Verdict) {
     // What is down for a peer is tried again within its back-off; then all replicas must answer.
     world.sleep(Duration::from_secs(5)).await;
     let (reader_world, reader_history) = (world.clone(), history.clone());
-    let reader = world.host("reader").start(move |io, _| final_reads(reader_world, io, reader_history));
+    let reader =
+        world.host("reader").start(move |io, start| final_reads(reader_world, io, start, reader_history));
     reader.output().await.expect("the reader is not killed");
     let simulated = world.now();
     drop((nodes, restarted));
@@ -221,9 +222,12 @@ fn lock(history: &Shared) -> std::sync::MutexGuard<'_, History> {
     history.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn client(io: &Io, first: u64, timeout: Duration) -> Client {
-    let addrs = (0..NODES).map(|turn| client_addr(NodeId((first + turn) % NODES + 1))).collect();
-    Client::new(io.net.clone(), io.clock.clone(), ClientConfig { addrs, timeout })
+fn client(io: &Io, start: Start, first: u64, timeout: Duration) -> Client {
+    let addrs = (0..NODES).map(|turn| client_addr(NodeId((first + turn) % NODES + 1)));
+    let mut bits = [0; 32];
+    seed::stream(start.seed, "client").fill_bytes(&mut bits);
+    let config = ClientConfig { timeout, ..ClientConfig::new(addrs) };
+    Client::new(io.net.clone(), io.clock.clone(), bits, config)
 }
 
 fn key(number: u32) -> Key {
@@ -233,7 +237,7 @@ fn key(number: u32) -> Key {
 /// Reads and writes at random and writes down what it did.
 async fn run_client(world: World, io: Io, start: Start, name: &'static str, history: Shared) {
     let mut chance = seed::stream(start.seed, "operations");
-    let client = client(&io, chance.random_range(0..NODES), Duration::from_millis(1500));
+    let client = client(&io, start, chance.random_range(0..NODES), Duration::from_millis(1500));
     // What the last read of each key returned: its context, and the index of its completion.
     let mut seen: BTreeMap<Key, (Bytes, u64)> = BTreeMap::new();
     let mut process = lock(&history).process();
@@ -243,7 +247,7 @@ async fn run_client(world: World, io: Io, start: Start, name: &'static str, hist
         let key = key(chance.random_range(0..KEYS));
         if chance.random_bool(0.5) {
             lock(&history).push(&event(Kind::Invoke, process, "get", &key));
-            match client.get(&key, Quorum { r: Some(2), ..Quorum::default() }).await {
+            match client.get(&key, &ReadOptions { r: Some(2), ..ReadOptions::default() }).await {
                 Ok(reply) => {
                     let ids: Vec<WriteId> = reply.values.iter().map(|version| version.write_id).collect();
                     world.record(name, "read", format!("{key} {ids:?}"));
@@ -276,9 +280,13 @@ async fn run_client(world: World, io: Io, start: Start, name: &'static str, hist
             let after = after.map(After::Index);
             history.push(&Event { id, after, ..event(Kind::Invoke, process, "put", &key) });
         }
-        let quorum = Quorum { w: Some(2), ..Quorum::default() };
-        let write = WriteRequest { key: key.clone(), write_id, value: Some(value.into()), context, quorum };
-        let outcome = client.write(write).await;
+        let options = WriteOptions {
+            w: Some(2),
+            context: Some(context),
+            write_id: Some(write_id),
+            ..WriteOptions::default()
+        };
+        let outcome = client.put(&key, value, &options).await;
         let mut history = lock(&history);
         let (kind, count) = match &outcome {
             Ok(_) => (Kind::Ok, &mut history.operations.written),
@@ -298,16 +306,16 @@ async fn run_client(world: World, io: Io, start: Start, name: &'static str, hist
 }
 
 /// Reads every key from all replicas.
-async fn final_reads(world: World, io: Io, history: Shared) {
-    let client = client(&io, 0, Duration::from_secs(20));
+async fn final_reads(world: World, io: Io, start: Start, history: Shared) {
+    let client = client(&io, start, 0, Duration::from_secs(20));
     let (keys, process) = {
         let mut history = lock(&history);
         (history.keys.clone(), history.process())
     };
     for key in keys {
         lock(&history).push(&event(Kind::Invoke, process, "final", &key));
-        let quorum = Quorum { r: Some(3), w: None, strict: true };
-        let read = client.get(&key, quorum).await;
+        let options = ReadOptions { r: Some(3), strict: true, ..ReadOptions::default() };
+        let read = client.get(&key, &options).await;
         let read = read.unwrap_or_else(|error| panic!("{key} cannot be read after all is healed: {error}"));
         let ids: BTreeSet<WriteId> = read.values.iter().map(|version| version.write_id).collect();
         world.record("reader", "final", format!("{key} {ids:?}"));

@@ -1,7 +1,19 @@
-//! The command line: `ringdove cluster`, `init`, `serve`, `config`, `get`, `put`, `delete`, `storage`.
+//! The command line: run nodes, set them up, read and write keys.
 //!
-//! Exit codes: 0 done, 1 not done (refused, or a node cannot run), 2 wrong usage, 3 no such key, 4 several
-//! concurrent values, 5 no node reachable, 6 outcome unknown, 7 no data directory that can be looked at.
+//! Results go to standard output, everything else to standard error. The exit code tells outcome classes apart:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | not done: refused for good, or a node cannot run |
+//! | 2 | wrong usage; nothing was asked for |
+//! | 3 | no such key |
+//! | 4 | several concurrent values |
+//! | 5 | no node reachable, nothing happened |
+//! | 6 | outcome of a write unknown |
+//! | 7 | no data directory that can be looked at |
+//! | 8 | the condition of a write does not hold, nothing happened |
+//! | 9 | not now (too few replicas, overload, disk full), nothing happened |
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,11 +23,13 @@ use rand::TryRng;
 
 mod cluster;
 mod config;
+mod connect;
 mod init;
 mod kv;
 mod restart;
 mod serve;
 mod storage;
+mod units;
 
 /// Done.
 const DONE: u8 = 0;
@@ -31,6 +45,10 @@ const SIBLINGS: u8 = 4;
 const UNREACHABLE: u8 = 5;
 /// The outcome of a write is unknown.
 const UNKNOWN: u8 = 6;
+/// The condition of a write does not hold; nothing happened.
+const CONFLICT: u8 = 8;
+/// Refused in a way that passes; nothing happened.
+const NOT_NOW: u8 = 9;
 
 /// The peer port stands this much above the client port where nothing else is said.
 const PEER_PORT_ABOVE: u16 = 100;
@@ -107,5 +125,15 @@ fn os_random<const N: usize>() -> Result<[u8; N], String> {
     match rand::rngs::SysRng.try_fill_bytes(&mut bytes) {
         Ok(()) => Ok(bytes),
         Err(error) => Err(format!("the system gives no random bytes: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_of_all_commands_fit_together() {
+        super::Args::command().debug_assert();
     }
 }

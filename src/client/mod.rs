@@ -1,186 +1,235 @@
-//! The Rust client: reads and writes over the binary API.
+//! The Rust client: reads and writes over the binary API, straight to a node that holds the key.
 //!
-//! Takes network, clock and addresses by value like the node, so it runs under the simulator too. It keeps one
-//! link to the node it talks to and goes on to the next address when that one cannot be reached.
+//! ```no_run
+//! use std::sync::Arc;
+//! use ringdove::client::{Client, ClientConfig, ClientError, ReadOptions, WriteOptions};
+//! use ringdove::io::{RealClock, TcpNet};
+//! use ringdove::types::Key;
 //!
-//! What is sent again and what is not: a read always; a write only while not a byte of it was sent. A write that
-//! may have arrived and brought no answer is [`ClientError::Unknown`]: it may be read later, or never.
+//! # async fn example(seed: [u8; 32]) -> Result<(), Box<dyn std::error::Error>> {
+//! let config = ClientConfig::new(["127.0.0.1:7001", "127.0.0.1:7002"]);
+//! let client = Client::new(Arc::new(TcpNet), Arc::new(RealClock::new()), seed, config);
+//! let key = Key::new("dove")?;
 //!
-//! Not yet: a pool, routing by layout, batch, scan, helpers to resolve siblings.
+//! client.put(&key, "grey", &WriteOptions::default()).await?;
+//! let read = client.get(&key, &ReadOptions::default()).await?;
+//! for version in &read.values {
+//!     println!("{}", version.value.escape_ascii());
+//! }
+//!
+//! // Several values are concurrent writes. What is written with the context of a read replaces all it returned.
+//! if read.values.len() > 1 {
+//!     client.put(&key, "grey and white", &WriteOptions::replacing(&read.context)).await?;
+//! }
+//!
+//! // The same in one step: read, decide, write back, again when somebody else was faster.
+//! let resolved = client.update(&key, &WriteOptions::default(), |siblings| {
+//!     let mut colours: Vec<&[u8]> = siblings.iter().map(|version| &version.value[..]).collect();
+//!     colours.sort();
+//!     colours.join(&b" and "[..])
+//! });
+//! match resolved.await {
+//!     Ok(_) => {}
+//!     Err(ClientError::Unknown(why)) => println!("may be written or not: {why}"),
+//!     Err(error) => return Err(error.into()),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `options` | configuration; what an operation may ask for |
+//! | `error` | why an operation has no result, and what to do |
+//! | `routes` | the layouts known, the addresses to try for a key |
+//! | `pool` | connections, many requests in flight on each; back-off |
+//! | `attempts` | one operation: what is tried again, and what never |
+//! | `batch` | many keys, split by who holds them |
+//! | `scan` | ranges of keys, page by page |
+//! | `update` | read, decide, write back |
+//!
+//! # Model
+//!
+//! Network, clock and seed come in by value, as for a node: the client runs under the simulator unchanged. It learns
+//! the layout from the first node that answers, sends each operation to the first primary of its key that can be
+//! reached, and asks for the layout again when an answer names a newer one. Any node takes any request, so a wrong or
+//! missing layout costs a hop and never an answer.
+//!
+//! # Invariants
+//!
+//! - A write of which a byte may have left is never sent a second time. It ends [`ClientError::Unknown`].
+//! - What is tried again was not applied, or is a read; tries, pauses, connections and operations on their way are
+//!   bounded, and an operation is over when its time is.
+//! - No order hangs on chance but the seed's.
+//!
+//! # Deliberately absent
+//!
+//! No cache, no session guarantees, no automatic resolution of siblings (a merge is the application's knowledge), no
+//! view of which nodes are up beyond its own connections, no spreading of one hot key's reads over its primaries.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
-use crate::net::envelope::FrameHead;
-use crate::net::link::{CallError, Link, OpenError, hello};
-use crate::net::message::{
-    Context, Get, GetReply, Message, Put, PutOutcome, PutReply, Quorum, Refusal, Spoken,
-};
-use crate::types::{Key, Mono, WriteId};
+use crate::net::message::{Ping, Pong, Put, PutOutcome, Status, StatusReply};
+use crate::sync::Watched;
+use crate::types::{Key, Mono, Namespace, NodeId, TraceId, WriteId};
 
-/// Pause before a read is tried again: where every address refuses at once, the next try would too.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
+mod attempts;
+mod batch;
+mod error;
+mod options;
+mod pool;
+mod routes;
+mod scan;
+mod update;
 
-/// Why an operation has no result, by what to do about it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    /// The node refused: the operation did not happen. The refusal says whether to fix it or to try again.
-    #[error("{}", .0.message)]
-    Refused(Refusal),
-    /// No node could be reached: the operation did not happen. Try again.
-    #[error("no node can be reached: {0}")]
-    Unreachable(String),
-    /// A write was sent, and what became of it is not known: it may be there now, later, or never. Read it, or
-    /// write it again with the same id.
-    #[error("the outcome is unknown: {0}")]
-    Unknown(String),
-}
+pub use batch::BatchWrite;
+pub use error::{Action, ClientError};
+pub use options::{ClientConfig, ReadOptions, WriteOptions};
+pub use scan::Pages;
 
-/// How a client behaves.
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    /// Client ports to try, in this order.
-    pub addrs: Vec<String>,
-    /// Time for a whole operation. Default 5 s.
-    pub timeout: Duration,
-}
+pub use crate::net::message::{GetReply, PutReply, Refusal, RefusalCode, Scan, ScanItem, ScanReply, Version};
 
-/// A client of one cluster. Operations may run at once; they share one link.
+use attempts::Kind;
+use pool::Pool;
+use routes::{Addr, Routes, Target};
+
+/// A client of one cluster. Cheap to clone; clones share connections and bounds. Dropping the last closes them.
+#[derive(Clone)]
 pub struct Client {
-    net: Arc<dyn Net>,
-    clock: Arc<dyn Clock>,
-    config: ClientConfig,
-    link: Mutex<(usize, Option<Arc<Link>>)>,
+    inner: Arc<Inner>,
 }
 
-/// A value to write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteRequest {
-    /// The key.
-    pub key: Key,
-    /// 128 random bits that name the operation.
-    pub write_id: WriteId,
-    /// The value; none deletes.
-    pub value: Option<Bytes>,
-    /// What it overwrites.
-    pub context: Context,
-    /// Quorum wanted.
-    pub quorum: Quorum,
+struct Inner {
+    config: ClientConfig,
+    pool: Pool,
+    routes: Routes,
+    room: Semaphore,
+    /// Held by whoever asks for the layout.
+    asking: AsyncMutex<()>,
+    layout_not_before: Watched<Mono>,
 }
 
 impl Client {
-    /// A client that will connect when first used.
-    pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, config: ClientConfig) -> Client {
-        Client { net, clock, config, link: Mutex::new((0, None)) }
+    /// A client that will connect when first used. `seed` names its writes and spreads its pauses: it must differ
+    /// from that of every other client.
+    pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, seed: [u8; 32], config: ClientConfig) -> Client {
+        let inner = Inner {
+            pool: Pool::new(net, clock, seed, &config),
+            routes: Routes::new(&config.addrs),
+            room: Semaphore::new(config.in_flight_max.clamp(1, Semaphore::MAX_PERMITS)),
+            asking: AsyncMutex::new(()),
+            layout_not_before: Watched::new(Mono::default()),
+            config,
+        };
+        Client { inner: Arc::new(inner) }
     }
 
-    /// Reads a key.
+    /// Its configuration.
+    pub fn config(&self) -> &ClientConfig {
+        &self.inner.config
+    }
+
+    /// A new name for a write.
+    pub fn write_id(&self) -> WriteId {
+        WriteId(self.inner.pool.bits())
+    }
+
+    /// Reads a key: all its concurrent values, with the context that a write needs to replace them.
     ///
     /// # Errors
-    /// `Refused` or `Unreachable`; a read changes nothing.
-    pub async fn get(&self, key: &Key, quorum: Quorum) -> Result<GetReply, ClientError> {
-        let deadline = self.deadline();
-        let get = Get { quorum, ..Get::new(key.clone()) };
-        loop {
-            match self.call(&get, deadline).await {
-                Ok(reply) => return Ok(reply),
-                Err(CallError::Refused(refusal)) => return Err(ClientError::Refused(refusal)),
-                Err(CallError::NotSent(reason) | CallError::MaybeDelivered(reason)) => {
-                    let again = self.now() + RETRY_PAUSE;
-                    if again >= deadline {
-                        return Err(ClientError::Unreachable(reason));
-                    }
-                    self.clock.sleep_until(again.since_origin()).await;
-                }
-            }
-        }
+    /// Never `Unknown`; a read changes nothing.
+    pub async fn get(&self, key: &Key, options: &ReadOptions) -> Result<GetReply, ClientError> {
+        let asked = self.inner.asked(options.timeout, options.trace_id);
+        let target = Target::Key(Namespace::default(), key);
+        self.inner.run(Kind::Read, target, &options.get(key), asked).await
     }
 
-    /// Writes or deletes a key.
+    /// Writes a key.
     ///
     /// # Errors
-    /// `Refused` and `Unreachable` when it did not happen, `Unknown` when nobody can say.
-    pub async fn write(&self, write: WriteRequest) -> Result<PutReply, ClientError> {
-        let deadline = self.deadline();
-        let put = Put {
-            value: write.value,
-            context: write.context,
-            quorum: write.quorum,
-            ..Put::new(write.key, write.write_id, Bytes::new())
-        };
-        let reply: PutReply = match self.call(&put, deadline).await {
-            Ok(reply) => reply,
-            Err(CallError::Refused(refusal)) => return Err(ClientError::Refused(refusal)),
-            Err(CallError::NotSent(reason)) => return Err(ClientError::Unreachable(reason)),
-            Err(CallError::MaybeDelivered(reason)) => return Err(ClientError::Unknown(reason)),
-        };
-        match reply.outcome {
-            PutOutcome::Applied => Ok(reply),
-            PutOutcome::Unknown { have, need, reason } => {
-                Err(ClientError::Unknown(format!("{have} of {need} replicas have it; {reason}")))
-            }
+    /// `Unknown` when nobody can say whether it happened; by all others it did not.
+    pub async fn put(
+        &self,
+        key: &Key,
+        value: impl Into<Bytes>,
+        options: &WriteOptions,
+    ) -> Result<PutReply, ClientError> {
+        self.write(key, Some(value.into()), options).await
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// As of [`Client::put`].
+    pub async fn delete(&self, key: &Key, options: &WriteOptions) -> Result<PutReply, ClientError> {
+        self.write(key, None, options).await
+    }
+
+    /// Writes a key, or deletes it when there is no value.
+    ///
+    /// # Errors
+    /// As of [`Client::put`].
+    pub async fn write(
+        &self,
+        key: &Key,
+        value: Option<Bytes>,
+        options: &WriteOptions,
+    ) -> Result<PutReply, ClientError> {
+        let asked = self.inner.asked(options.timeout, options.trace_id);
+        let write_id = options.write_id.unwrap_or_else(|| self.write_id());
+        let put: Put = options.put(key, value, write_id);
+        let target = Target::Key(put.namespace, key);
+        written(self.inner.run(Kind::Write, target, &put, asked).await?)
+    }
+
+    /// The layouts that are active, newest first, as the client knows them.
+    ///
+    /// # Errors
+    /// `Unreachable` when none is known and no node tells.
+    pub async fn layouts(&self) -> Result<Vec<Arc<Layout>>, ClientError> {
+        let asked = self.inner.asked(None, TraceId::default());
+        self.inner.see_to_layout(asked).await;
+        let active = self.inner.routes.active();
+        if active.is_empty() {
+            // Nobody answered; a request for anyone says why.
+            let _: Pong = self.inner.run(Kind::Read, Target::Anyone, &Ping, asked).await?;
         }
-    }
-
-    fn now(&self) -> Mono {
-        Mono::from_origin(self.clock.mono())
-    }
-
-    fn deadline(&self) -> Mono {
-        self.now() + self.config.timeout
-    }
-
-    /// One try over the link that stands, or over the first address that takes a connection.
-    async fn call<A: Message>(&self, request: &impl Message, deadline: Mono) -> Result<A, CallError> {
-        let link = self.link(deadline).await.map_err(|error| CallError::NotSent(error.to_string()))?;
-        let answer = link.call(self.clock.as_ref(), request, FrameHead::default(), deadline).await;
-        if matches!(answer, Err(CallError::NotSent(_) | CallError::MaybeDelivered(_))) {
-            let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-            if current.1.as_ref().is_some_and(|standing| Arc::ptr_eq(standing, &link)) {
-                current.1 = None;
-                current.0 += 1;
-            }
+        let active = if active.is_empty() { self.inner.routes.active() } else { active };
+        if active.is_empty() {
+            return Err(ClientError::Unreachable("no node tells the layout".to_owned()));
         }
-        answer
+        Ok(active)
     }
 
-    async fn link(&self, deadline: Mono) -> Result<Arc<Link>, OpenError> {
-        let first = {
-            let current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(link) = current.1.as_ref().filter(|link| !link.is_broken()) {
-                return Ok(link.clone());
-            }
-            current.0
-        };
-        let count = self.config.addrs.len();
-        let mut failed = OpenError::TimedOut { addr: "no address".to_owned() };
-        for turn in 0..count {
-            let at = (first + turn) % count;
-            let addr = &self.config.addrs[at];
-            // Leave time for the other addresses: a cut link hangs until its limit.
-            let left = deadline.since(self.now()) / u32::try_from(count - turn).unwrap_or(u32::MAX);
-            let limit = self.now() + left;
-            match Link::open(
-                self.net.as_ref(),
-                &self.clock,
-                addr,
-                &hello(Spoken::default(), None, None),
-                limit,
-            )
-            .await
-            {
-                Ok(link) => {
-                    let link = Arc::new(link);
-                    let mut current = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-                    *current = (at, Some(link.clone()));
-                    return Ok(link);
-                }
-                Err(error) => failed = error,
-            }
+    /// The members of the layout with their client ports; empty when none is known.
+    pub fn members(&self) -> BTreeMap<NodeId, String> {
+        let members = self.inner.routes.members();
+        members.into_iter().map(|(node, addr)| (node, addr.to_string())).collect()
+    }
+
+    /// How the node at this address is.
+    ///
+    /// # Errors
+    /// `Unreachable` when it does not answer, `Invalid` when it is too old to say.
+    pub async fn status(&self, addr: &str, timeout: Option<Duration>) -> Result<StatusReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Status, asked).await
+    }
+}
+
+/// An answer to a write that says *unknown* is no success.
+fn written(reply: PutReply) -> Result<PutReply, ClientError> {
+    match reply.outcome {
+        PutOutcome::Applied => Ok(reply),
+        PutOutcome::Unknown { have, need, reason } => {
+            Err(ClientError::Unknown(format!("{have} of {need} replicas have it; {reason}")))
         }
-        Err(failed)
     }
 }

@@ -123,7 +123,7 @@ fn nodes_of_two_clusters_refuse_each_other() {
     assert_eq!(make(&m2, "2", &list(&free_addr())).0, Some(0));
     let mut node = Program::serve(&n1, &[]);
     let other = Program::serve(&m2, &["--log", "ringdove=debug"]);
-    let (code, words) = said(&["put", "--addr", &ours, "-w", "2", "--timeout-ms", "2000", "dove", "grey"]);
+    let (code, words) = said(&["put", "--addr", &ours, "-w", "2", "--timeout", "2s", "dove", "grey"]);
     assert_ne!(code, Some(0), "{words}");
     let line = node.wait_for("not reachable");
     assert!(line.contains("refuses the connection: this node belongs to cluster"), "{line}");

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use ringdove::client::{Client, ClientError, WriteRequest};
-use ringdove::net::message::{Context, Quorum};
+use ringdove::client::{Action, Client, ReadOptions, WriteOptions};
+use ringdove::net::message::Context;
 use ringdove::types::{Key, WriteId};
 
 /// The issue asks for 10,000; a few more show that the number is no accident.
@@ -75,23 +75,20 @@ fn files_below(root: &Path) -> Vec<PathBuf> {
 
 /// Writes one file until it is acknowledged; how often that was not known at once.
 async fn import(client: &Client, corpus: &Corpus, at: usize) -> usize {
-    let write = WriteRequest {
-        key: corpus.key(at),
-        write_id: WriteId(at as u128 + 1),
-        value: Some(corpus.value(at)),
-        context: Context::Current,
-        quorum: Quorum { r: None, w: Some(2), strict: false },
+    let (key, value) = (corpus.key(at), corpus.value(at));
+    let options = WriteOptions {
+        w: Some(2),
+        context: Some(Context::Current),
+        write_id: Some(WriteId(at as u128 + 1)),
+        ..WriteOptions::default()
     };
     for tries in 0..20 {
-        match client.write(write.clone()).await {
-            Ok(_) => return tries,
-            // The same id again: if both came to be, readers fold them into one.
-            Err(ClientError::Unknown(_) | ClientError::Unreachable(_)) => {}
-            Err(ClientError::Refused(refusal)) => panic!("{:?}: {}", refusal.code, refusal.message),
-        }
+        let Err(error) = client.put(&key, value.clone(), &options).await else { return tries };
+        // The same id again where nobody can say: if both came to be, readers fold them into one.
+        assert!(matches!(error.action(), Action::FindOut | Action::TryAgain(_)), "{key}: {error}");
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    panic!("{:?} was not acknowledged in 20 tries", write.key);
+    panic!("{key} was not acknowledged in 20 tries");
 }
 
 /// Runs `work` for every file of the range, some at once.
@@ -169,8 +166,8 @@ async fn ten_thousand_files_survive_the_kill_of_a_node_half_way() {
         for_all(0..count, move |_, at| {
             let (reader, corpus) = (reader.clone(), corpus.clone());
             async move {
-                let quorum = Quorum { r: Some(2), w: None, strict: false };
-                let read = reader.get(&corpus.key(at), quorum).await.expect("two replicas answer");
+                let options = ReadOptions { r: Some(2), ..ReadOptions::default() };
+                let read = reader.get(&corpus.key(at), &options).await.expect("two replicas answer");
                 let values: Vec<&Bytes> = read.values.iter().map(|version| &version.value).collect();
                 assert_eq!(values, [&corpus.value(at)], "{:?}", corpus.files[at]);
             }

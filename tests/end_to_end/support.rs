@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use ringdove::client::{Client, ClientConfig};
@@ -96,7 +97,10 @@ pub(crate) fn send_signal(pid: u32, signal: &str) {
 
 /// A client of these nodes.
 pub(crate) fn client(addrs: &[&str]) -> Client {
-    let addrs = addrs.iter().map(|addr| (*addr).to_owned()).collect();
-    let config = ClientConfig { addrs, timeout: Duration::from_secs(30) };
-    Client::new(Arc::new(TcpNet), Arc::new(RealClock::new()), config)
+    // Two clients of one process must not have one seed: it names their writes.
+    static CLIENTS: AtomicU8 = AtomicU8::new(0);
+    let seed = [CLIENTS.fetch_add(1, Ordering::SeqCst); 32];
+    let config =
+        ClientConfig { timeout: Duration::from_secs(30), ..ClientConfig::new(addrs.iter().copied()) };
+    Client::new(Arc::new(TcpNet), Arc::new(RealClock::new()), seed, config)
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods)] // tests may wait and listen
 
 mod batches;
+mod client;
 mod hostile;
 mod layouts;
 mod scans;

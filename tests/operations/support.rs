@@ -38,6 +38,11 @@ impl MemoryNet {
     pub(crate) fn close(&self, addr: &str) {
         self.0.lock().unwrap().closed.insert(addr.to_owned());
     }
+
+    /// And taken again.
+    pub(crate) fn reopen(&self, addr: &str) {
+        self.0.lock().unwrap().closed.remove(addr);
+    }
 }
 
 impl Net for MemoryNet {

@@ -1,0 +1,281 @@
+//! Connections to nodes: a few to each, opened when needed, again after they broke.
+//!
+//! ```text
+//!   operation ──▶ least busy connection of the node ──▶ many requests in flight, answers in any order
+//!                    └─ all busy, and fewer than the most allowed: one more is opened
+//! ```
+//! A node that cannot be reached is left alone for a while: 100 ms, doubling to 3 s, each shortened by up to half
+//! at random so that the clients of a node that comes back do not all come at once. One dial at a time to each
+//! node; who needs the first connection waits for it, everybody else goes on with those that stand.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, RngExt, SeedableRng};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::routes::Addr;
+use crate::io::{Clock, Net};
+use crate::net::codec::CodecError;
+use crate::net::envelope::{Frame, FrameHead};
+use crate::net::link::{CallError, Link, hello};
+use crate::net::message::Spoken;
+use crate::types::{ClusterId, Mono};
+
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+const BACK_OFF_MAX: Duration = Duration::from_secs(3);
+/// Longest time for opening a connection; an operation with less time left gives up earlier.
+const OPEN_MAX: Duration = Duration::from_secs(2);
+/// A connection with this many requests in flight is busy. Half of what a node reads from one at once.
+const BUSY: usize = 128;
+
+/// Why an exchange brought no frame.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// The request cannot be said in the version that the node speaks.
+    Unspeakable(String),
+    /// Not a byte left.
+    NotSent(String),
+    /// It may have been carried out.
+    NoAnswer(String),
+}
+
+struct Down {
+    until: Mono,
+    back_off: Duration,
+    reason: String,
+}
+
+struct Connection {
+    link: Link,
+    in_flight: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    down: Option<Down>,
+}
+
+/// One node.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<State>,
+    opening: AsyncMutex<()>,
+}
+
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a request on its connection while it lasts.
+struct Counted(Arc<Connection>);
+
+impl Counted {
+    fn new(connection: Arc<Connection>) -> Counted {
+        connection.in_flight.fetch_add(1, Ordering::SeqCst);
+        Counted(connection)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+pub(super) struct Pool {
+    net: Arc<dyn Net>,
+    clock: Arc<dyn Clock>,
+    connections_per_node: usize,
+    spoken: Spoken,
+    /// Set by the first node that answers; from then on no node of another cluster is talked to.
+    cluster: Mutex<Option<ClusterId>>,
+    rng: Mutex<ChaCha8Rng>,
+    slots: Mutex<BTreeMap<Addr, Arc<Slot>>>,
+}
+
+impl Pool {
+    pub(super) fn new(
+        net: Arc<dyn Net>,
+        clock: Arc<dyn Clock>,
+        seed: [u8; 32],
+        config: &super::ClientConfig,
+    ) -> Pool {
+        Pool {
+            net,
+            clock,
+            connections_per_node: config.connections_per_node.max(1),
+            spoken: config.spoken,
+            cluster: Mutex::new(config.cluster),
+            rng: Mutex::new(ChaCha8Rng::from_seed(seed)),
+            slots: Mutex::default(),
+        }
+    }
+
+    pub(super) fn now(&self) -> Mono {
+        Mono::from_origin(self.clock.mono())
+    }
+
+    pub(super) async fn sleep_until(&self, moment: Mono) {
+        self.clock.sleep_until(moment.since_origin()).await;
+    }
+
+    /// 128 random bits.
+    pub(super) fn bits(&self) -> u128 {
+        let mut bits = [0; 16];
+        self.rng().fill_bytes(&mut bits);
+        u128::from_le_bytes(bits)
+    }
+
+    /// `pause`, shortened by up to half.
+    pub(super) fn jittered(&self, pause: Duration) -> Duration {
+        pause.mul_f64(self.rng().random_range(0.5..=1.0))
+    }
+
+    fn rng(&self) -> MutexGuard<'_, ChaCha8Rng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Option<ClusterId>> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<Addr, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, addr: &Addr) -> Arc<Slot> {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.get(addr) {
+            return slot.clone();
+        }
+        slots.entry(addr.clone()).or_default().clone()
+    }
+
+    /// Forgets nodes at other addresses than these. What is in flight with them goes on.
+    pub(super) fn keep(&self, addrs: &[Addr]) {
+        self.slots().retain(|addr, _| addrs.contains(addr));
+    }
+
+    /// The first of `candidates` that is neither to be avoided nor being left alone.
+    pub(super) fn pick<'a>(&self, candidates: &'a [Addr], avoid: &[Addr]) -> Option<&'a Addr> {
+        let now = self.now();
+        let slots = self.slots();
+        let is_up = |addr: &Addr| {
+            let down = |slot: &Arc<Slot>| slot.state().down.as_ref().is_some_and(|down| now < down.until);
+            !slots.get(addr).is_some_and(down)
+        };
+        candidates.iter().find(|addr| !avoid.contains(addr) && is_up(addr))
+    }
+
+    /// Why the candidates that are left alone are.
+    pub(super) fn reasons(&self, candidates: &[Addr]) -> Option<String> {
+        let slots = self.slots();
+        let reason = |addr: &Addr| Some(slots.get(addr)?.state().down.as_ref()?.reason.clone());
+        let reasons: Vec<String> = candidates.iter().filter_map(reason).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Sends what `request` makes for the connection's version and waits for the frame that answers it, until
+    /// `deadline` at the latest.
+    pub(super) async fn exchange(
+        &self,
+        addr: &Addr,
+        request: impl Fn(FrameHead) -> Result<Frame, CodecError>,
+        head: FrameHead,
+        deadline: Mono,
+    ) -> Result<Frame, Failed> {
+        let slot = self.slot(addr);
+        let connection = self.connection(&slot, addr, deadline).await?;
+        let link = &connection.0.link;
+        let head = FrameHead { version: link.welcome().version, ..head };
+        let frame = request(head).map_err(|error| Failed::Unspeakable(error.to_string()))?;
+        let received = link.received();
+        let answer = link.exchange(self.clock.as_ref(), frame, deadline).await;
+        let (failed, dead) = match answer {
+            Ok(frame) => return Ok(frame),
+            Err(CallError::NotSent(reason)) => {
+                (Failed::NotSent(format!("{addr}: {reason}")), link.is_broken())
+            }
+            // Nothing at all came while we waited: the connection may be cut without knowing it.
+            Err(error) => {
+                let dead = link.is_broken() || link.received() == received;
+                (Failed::NoAnswer(format!("{addr}: {error}")), dead)
+            }
+        };
+        if dead {
+            let mut state = slot.state();
+            state.connections.retain(|standing| !Arc::ptr_eq(standing, &connection.0));
+        }
+        Err(failed)
+    }
+
+    async fn connection(&self, slot: &Slot, addr: &Addr, deadline: Mono) -> Result<Counted, Failed> {
+        loop {
+            if let Some(standing) = standing(slot) {
+                let busy = standing.in_flight.load(Ordering::SeqCst) >= BUSY;
+                if !busy || slot.state().connections.len() >= self.connections_per_node {
+                    return Ok(Counted::new(standing));
+                }
+                // Another is being opened already, or cannot be: this request goes on with what there is.
+                let Ok(_opening) = slot.opening.try_lock() else { return Ok(Counted::new(standing)) };
+                let opened = self.open(slot, addr, deadline).await;
+                return Ok(Counted::new(opened.unwrap_or(standing)));
+            }
+            let opening = slot.opening.lock().await;
+            if standing(slot).is_some() {
+                // Whoever had the lock before has opened one. So many may have waited for it that it is busy by now.
+                drop(opening);
+                continue;
+            }
+            let now = self.now();
+            if let Some(down) = slot.state().down.as_ref().filter(|down| now < down.until) {
+                return Err(Failed::NotSent(down.reason.clone()));
+            }
+            let opened = self.open(slot, addr, deadline).await;
+            return opened.map(Counted::new).map_err(|reason| {
+                self.leave_alone(slot, &reason);
+                Failed::NotSent(reason)
+            });
+        }
+    }
+
+    async fn open(&self, slot: &Slot, addr: &Addr, deadline: Mono) -> Result<Arc<Connection>, String> {
+        let now = self.now();
+        // Time for another node must be left.
+        let limit = now + OPEN_MAX.min(deadline.since(now) / 2);
+        let hello = hello(self.spoken, *self.cluster(), None);
+        let opened = Link::open(self.net.as_ref(), &self.clock, addr, &hello, limit).await;
+        let link = opened.map_err(|error| error.to_string())?;
+        self.cluster().get_or_insert(link.welcome().cluster);
+        let connection = Arc::new(Connection { link, in_flight: AtomicUsize::new(0) });
+        let mut state = slot.state();
+        state.connections.push(connection.clone());
+        state.down = None;
+        Ok(connection)
+    }
+
+    /// Leaves a node alone for a while.
+    fn leave_alone(&self, slot: &Slot, reason: &str) {
+        let now = self.now();
+        let mut state = slot.state();
+        let longer = |down: &Down| (down.back_off * 2).min(BACK_OFF_MAX);
+        let back_off = state.down.as_ref().map_or(BACK_OFF_MIN, longer);
+        let until = now + self.jittered(back_off);
+        state.down = Some(Down { until, back_off, reason: reason.to_owned() });
+    }
+}
+
+/// The least busy connection that stands.
+fn standing(slot: &Slot) -> Option<Arc<Connection>> {
+    let mut state = slot.state();
+    state.connections.retain(|connection| !connection.link.is_broken());
+    let least = state.connections.iter().min_by_key(|connection| connection.in_flight.load(Ordering::SeqCst));
+    least.cloned()
+}
