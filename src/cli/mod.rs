@@ -1,4 +1,4 @@
-//! The command line: run nodes, set them up, read and write keys.
+//! The command line: run nodes, set them up, read and write keys, move data in and out, look at a cluster.
 //!
 //! Results go to standard output, everything else to standard error. The exit code tells outcome classes apart:
 //!
@@ -24,9 +24,15 @@ use rand::TryRng;
 mod cluster;
 mod config;
 mod connect;
+mod export;
+mod import;
 mod init;
 mod kv;
+mod look;
+mod range;
+mod records;
 mod restart;
+mod scan;
 mod serve;
 mod storage;
 mod units;
@@ -77,6 +83,16 @@ enum Command {
     Put(kv::PutArgs),
     /// Delete a key.
     Delete(kv::DeleteArgs),
+    /// List the keys of a range, in order.
+    Scan(scan::Args),
+    /// Write the lines of a file: JSON, or key and value with a tab between.
+    Import(import::Args),
+    /// Write keys and values into such a file.
+    Export(export::Args),
+    /// Show how the nodes are.
+    Status(look::StatusArgs),
+    /// Show who the members are, and who holds a key.
+    Layout(look::LayoutArgs),
     /// Look at the data directory of a node that is not running; changes nothing.
     Storage(storage::Args),
 }
@@ -100,6 +116,11 @@ pub fn main() -> ExitCode {
             Command::Get(args) => kv::get(args).await,
             Command::Put(args) => kv::put(args).await,
             Command::Delete(args) => kv::delete(args).await,
+            Command::Scan(args) => scan::run(args).await,
+            Command::Import(args) => import::run(args).await,
+            Command::Export(args) => export::run(args).await,
+            Command::Status(args) => look::status(args).await,
+            Command::Layout(args) => look::layout(args).await,
             Command::Storage(args) => storage::run(args).await,
         }
     });

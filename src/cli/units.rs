@@ -1,4 +1,4 @@
-//! Arguments in and figures out: durations, addresses, tokens, dates.
+//! Arguments in and figures out: durations, addresses, tokens, sizes, dates, tables.
 
 use std::time::Duration;
 
@@ -97,6 +97,46 @@ pub(super) fn base64_text(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+/// 12345 as `12,345`.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Bytes with a unit.
+#[allow(clippy::cast_precision_loss)] // for people
+pub(super) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if number < 1024 {
+        return format!("{number} B");
+    }
+    let mut value = number as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A stretch of time in its two largest units.
+pub(super) fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
 /// A moment as RFC 3339 in UTC, to the millisecond.
 pub(super) fn date(wall: Wall) -> String {
     let (seconds, ms) = (wall.0 / 1000, wall.0 % 1000);
@@ -112,6 +152,55 @@ pub(super) fn date(wall: Wall) -> String {
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second % 3600 / 60, second % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+}
+
+/// Text of at most `max` characters, with what a terminal must not see escaped.
+pub(super) fn preview(bytes: &[u8], max: usize) -> String {
+    // Escaping never makes it shorter, and a character has at most four bytes.
+    let head = &bytes[..bytes.len().min(max * 4)];
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => escaped(text),
+        // Cut inside its last character.
+        Err(error) if error.error_len().is_none() && head.len() < bytes.len() => {
+            escaped(&String::from_utf8_lossy(&head[..error.valid_up_to()]))
+        }
+        Err(_) => head.escape_ascii().to_string(),
+    };
+    if head.len() == bytes.len() && text.chars().count() <= max {
+        return text;
+    }
+    let mut cut: String = text.chars().take(max.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+/// Text without control characters.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect()
+}
+
+/// Rows under a heading, columns as wide as they need; a heading that begins with `>` stands right.
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let right: Vec<bool> = heading.iter().map(|name| name.starts_with('>')).collect();
+    let names: Vec<String> = heading.iter().map(|name| name.trim_start_matches('>').to_owned()).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().chain([&names]).filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..names.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let mut line = String::new();
+        for ((cell, width), right) in row.iter().zip(&widths).zip(&right) {
+            let cell = match right {
+                true => format!("{cell:>width$}  "),
+                false => format!("{cell:<width$}  "),
+            };
+            line.push_str(&cell);
+        }
+        line.trim_end().to_owned()
+    };
+    std::iter::once(&names).chain(rows).map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -159,5 +248,20 @@ mod tests {
         for (ms, text) in cases {
             assert_eq!(date(Wall(ms)), text);
         }
+    }
+
+    #[test]
+    fn a_preview_shows_no_control_character_and_no_half_one() {
+        assert_eq!(preview(b"a\x1b[31m\n", 20), "a\\u{1b}[31m\\n");
+        assert_eq!(preview("dove".as_bytes(), 4), "dove");
+        assert_eq!(preview("doves".as_bytes(), 4), "dov…");
+        assert_eq!(preview(&[0xff, 0xfe], 20), "\\xff\\xfe");
+        assert_eq!(preview("ü".repeat(50).as_bytes(), 3), "üü…");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![vec!["n1".to_owned(), "7".to_owned()], vec!["n10".to_owned(), "1,234".to_owned()]];
+        assert_eq!(table(&["NODE", ">KEYS"], &rows), "NODE   KEYS\nn1        7\nn10   1,234");
     }
 }

@@ -1,0 +1,307 @@
+//! `ringdove status` and `ringdove layout`: what a cluster is made of, and how its nodes are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::connect::{Connect, failed};
+use super::units::{self, grouped, span, table};
+use super::{DONE, NOT_NOW, complain, say};
+use crate::client::ClientError;
+use crate::dynamo::layout::{Layout, LayoutHistory};
+use crate::dynamo::preference::PreferenceList;
+use crate::net::message::StatusReply;
+use crate::types::{Key, LayoutRef, Namespace, NodeId, PartitionId};
+
+/// How long a node may take to say how it is.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    connect: Connect,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LayoutArgs {
+    #[command(flatten)]
+    connect: Connect,
+    /// Show who holds this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Show who holds each partition.
+    #[arg(long)]
+    partitions: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A layout's version with as much of its hash as people compare.
+fn name_of(layout: LayoutRef) -> String {
+    format!("{} ({:08x})", layout.version, layout.hash >> 32)
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+pub(super) async fn status(args: StatusArgs) -> u8 {
+    try_status(args).await.unwrap_or_else(|code| code)
+}
+
+type Asked = (NodeId, String, Result<StatusReply, ClientError>);
+
+async fn try_status(args: StatusArgs) -> Result<u8, u8> {
+    let client = args.connect.client_with(|config| config.tries = 1)?;
+    let layouts = client.layouts().await.map_err(|error| failed(&error, args.json))?;
+    let patience = Some(STATUS_PATIENCE.min(args.connect.timeout));
+    let ask = |(node, addr): (NodeId, String)| {
+        let client = client.clone();
+        async move {
+            let status = client.status(&addr, patience).await;
+            (node, addr, status)
+        }
+    };
+    let asked: Vec<Asked> = join_all(client.members().into_iter().map(ask)).await;
+    let silent = asked.iter().filter(|(.., status)| status.is_err()).count();
+    if args.json {
+        let active: Vec<u64> = layouts.iter().map(|layout| layout.reference().version).collect();
+        let cluster = asked.iter().find_map(|(.., status)| status.as_ref().ok()).map(|status| status.cluster);
+        let told = json!({
+            "cluster": cluster.map(|cluster| cluster.to_string()),
+            "layouts": active,
+            "replicas": layouts[0].n(),
+            "partitions": layouts[0].q().get(),
+            "nodes": asked.iter().map(node_json).collect::<Vec<_>>(),
+        });
+        say(&told.to_string());
+    } else {
+        show_status(&layouts, &asked);
+    }
+    if silent > 0 {
+        complain(&format!("{silent} of {} nodes do not answer", asked.len()));
+        return Ok(NOT_NOW);
+    }
+    Ok(DONE)
+}
+
+fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
+    let layout = &layouts[0];
+    if let Some(status) = asked.iter().find_map(|(.., status)| status.as_ref().ok()) {
+        let members = layout.members().len();
+        say(&format!("cluster {}, layout {}", status.cluster, name_of(layout.reference())));
+        say(&format!("{members} members, N = {}, {} partitions\n", layout.n(), layout.q().get()));
+    }
+    if layouts.len() > 1 {
+        say(&format!("{} layouts are active: data is moving\n", layouts.len()));
+    }
+    let mut damaged = 0;
+    let mut versions: BTreeMap<&str, Vec<NodeId>> = BTreeMap::new();
+    let row = |(node, addr, status): &Asked| {
+        let mut row = vec![node.to_string(), addr.clone()];
+        match status {
+            Err(_) => row.push("no answer".to_owned()),
+            Ok(status) => {
+                let state = match (status.stopping, status.partitions_refilled < status.partitions) {
+                    (true, _) => "stopping",
+                    (false, true) => "refilling",
+                    (false, false) => "up",
+                };
+                let down =
+                    if status.peers_down.is_empty() { "-".to_owned() } else { names(&status.peers_down) };
+                row.extend([
+                    state.to_owned(),
+                    span(Duration::from_millis(status.uptime_ms)),
+                    grouped(status.data_keys),
+                    grouped(status.guest_keys),
+                    units::bytes(status.log_bytes),
+                    units::bytes(status.live_bytes),
+                    format!("{}/{}", status.partitions_refilled, status.partitions),
+                    grouped(status.in_flight),
+                    down,
+                ]);
+            }
+        }
+        row
+    };
+    let rows: Vec<Vec<String>> = asked.iter().map(row).collect();
+    let heading = [
+        "NODE",
+        "CLIENT PORT",
+        "STATE",
+        ">UP FOR",
+        ">KEYS",
+        ">GUESTS",
+        ">LOG",
+        ">LIVE",
+        ">REFILLED",
+        ">BUSY",
+        "SEES DOWN",
+    ];
+    say(&table(&heading, &rows));
+    for (node, _, status) in asked {
+        match status {
+            Err(error) => complain(&format!("{node}: {error}")),
+            Ok(status) => {
+                damaged += status.damaged_records;
+                versions.entry(&status.program).or_default().push(*node);
+                if status.layout != layout.reference() {
+                    complain(&format!("{node} goes by layout {}", name_of(status.layout)));
+                }
+            }
+        }
+    }
+    if damaged > 0 {
+        complain(&format!(
+            "{damaged} damaged record(s): they are repaired from the other replicas as they are read"
+        ));
+    }
+    if versions.len() > 1 {
+        let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", names(nodes)));
+        complain(&format!("several versions of the program: {}", each.collect::<Vec<_>>().join(", ")));
+    }
+}
+
+fn node_json((node, addr, status): &Asked) -> Value {
+    match status {
+        Err(error) => json!({
+            "node": node.to_string(), "client_addr": addr, "up": false, "message": error.to_string(),
+        }),
+        Ok(status) => json!({
+            "node": node.to_string(),
+            "client_addr": addr,
+            "up": true,
+            "stopping": status.stopping,
+            "program": status.program,
+            "uptime_ms": status.uptime_ms,
+            "layout": { "version": status.layout.version, "hash": format!("{:016x}", status.layout.hash) },
+            "peers_down": status.peers_down.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "partitions": status.partitions,
+            "partitions_refilled": status.partitions_refilled,
+            "data_keys": status.data_keys,
+            "guest_keys": status.guest_keys,
+            "log_bytes": status.log_bytes,
+            "live_bytes": status.live_bytes,
+            "damaged_records": status.damaged_records,
+            "in_flight": status.in_flight,
+        }),
+    }
+}
+
+pub(super) async fn layout(args: LayoutArgs) -> u8 {
+    try_layout(args).await.unwrap_or_else(|code| code)
+}
+
+async fn try_layout(args: LayoutArgs) -> Result<u8, u8> {
+    let key = match &args.key {
+        None => None,
+        Some(key) => {
+            let key = Key::new(key.clone().into_bytes());
+            Some(key.map_err(|error| super::connect::usage(&format!("--key: {error}")))?)
+        }
+    };
+    let client = args.connect.client()?;
+    let layouts = client.layouts().await.map_err(|error| failed(&error, args.json))?;
+    let layout = &layouts[0];
+    // What the client holds was checked when it was taken.
+    let history = LayoutHistory::try_from(layouts.clone())
+        .map_err(|error| super::connect::usage(&error.to_string()))?;
+    let list = |partition: PartitionId| PreferenceList::new(&history, partition);
+    let key = key.map(|key| (layout.q().partition_of(Namespace::default(), &key), key));
+    if args.json {
+        say(&layout_json(&layouts, key.as_ref().map(|(partition, key)| (list(*partition), key)), &args)
+            .to_string());
+        return Ok(DONE);
+    }
+    if let Some((partition, key)) = &key {
+        let list = list(*partition);
+        let node = |node: NodeId| {
+            let addr = layout.member(node).map_or("no member any more", |member| &member.client_addr);
+            vec![node.to_string(), addr.to_owned()]
+        };
+        say(&format!("{key} is in partition {partition} of {}", layout.q().get()));
+        let mut rows: Vec<Vec<String>> = Vec::new();
+        for (place, primary) in list.primaries().enumerate() {
+            let role = if place == 0 { "primary, asked first" } else { "primary" };
+            rows.push([vec![role.to_owned()], node(primary)].concat());
+        }
+        for fallback in list.fallbacks() {
+            rows.push([vec!["fallback".to_owned()], node(fallback)].concat());
+        }
+        say(&table(&["ROLE", "NODE", "CLIENT PORT"], &rows));
+        return Ok(DONE);
+    }
+    say(&format!(
+        "layout {}, N = {}, {} partitions\n",
+        name_of(layout.reference()),
+        layout.n(),
+        layout.q().get()
+    ));
+    let row = |member: &crate::dynamo::layout::Member| {
+        let zone = if member.zone.is_empty() { "-".to_owned() } else { member.zone.clone() };
+        vec![
+            member.id.to_string(),
+            zone,
+            member.capacity.to_string(),
+            layout.partitions_of(member.id).count().to_string(),
+            member.client_addr.clone(),
+            member.peer_addr.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = layout.members().iter().map(row).collect();
+    say(&table(&["NODE", "ZONE", ">CAPACITY", ">PARTITIONS", "CLIENT PORT", "PEER PORT"], &rows));
+    for older in &layouts[1..] {
+        say(&format!("\nlayout {} is active still: its data is on the move", name_of(older.reference())));
+    }
+    if args.partitions {
+        let primaries = |partition: PartitionId| list(partition).primaries().collect::<Vec<_>>();
+        let row = |partition: PartitionId| vec![partition.to_string(), names(&primaries(partition))];
+        let rows: Vec<Vec<String>> = layout.q().partitions().map(row).collect();
+        say(&format!("\n{}", table(&["PARTITION", "PRIMARIES"], &rows)));
+    }
+    Ok(DONE)
+}
+
+fn layout_json(layouts: &[Arc<Layout>], key: Option<(PreferenceList, &Key)>, args: &LayoutArgs) -> Value {
+    let layout = &layouts[0];
+    let ids =
+        |nodes: &mut dyn Iterator<Item = NodeId>| nodes.map(|node| node.to_string()).collect::<Vec<_>>();
+    let member = |member: &crate::dynamo::layout::Member| {
+        json!({
+            "node": member.id.to_string(),
+            "zone": member.zone,
+            "capacity": member.capacity,
+            "partitions": layout.partitions_of(member.id).count(),
+            "client_addr": member.client_addr,
+            "peer_addr": member.peer_addr,
+        })
+    };
+    let mut told = json!({
+        "version": layout.reference().version,
+        "hash": format!("{:016x}", layout.reference().hash),
+        "replicas": layout.n(),
+        "partitions": layout.q().get(),
+        "active": layouts.iter().map(|layout| layout.reference().version).collect::<Vec<_>>(),
+        "members": layout.members().iter().map(member).collect::<Vec<_>>(),
+    });
+    if let Some((list, _)) = key {
+        told["key"] = json!({
+            "partition": list.partition.0,
+            "primaries": ids(&mut list.primaries()),
+            "fallbacks": ids(&mut list.fallbacks()),
+        });
+    }
+    if args.partitions {
+        let primaries =
+            layout.q().partitions().map(|partition| ids(&mut layout.primaries(partition).iter().copied()));
+        told["primaries"] = primaries.collect();
+    }
+    told
+}
