@@ -1,4 +1,4 @@
-//! The command line: run nodes, set them up, read and write keys, move data in and out, look at a cluster.
+//! The command line: run nodes, set them up, read and write keys, move data in and out, look at a cluster, load it.
 //!
 //! Results go to standard output, everything else to standard error. The exit code tells outcome classes apart:
 //!
@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use rand::TryRng;
 
+mod bench;
 mod cluster;
 mod config;
 mod connect;
@@ -93,6 +94,8 @@ enum Command {
     Status(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
+    /// Load the cluster and measure.
+    Bench(bench::Args),
     /// Look at the data directory of a node that is not running; changes nothing.
     Storage(storage::Args),
 }
@@ -121,6 +124,7 @@ pub fn main() -> ExitCode {
             Command::Export(args) => export::run(args).await,
             Command::Status(args) => look::status(args).await,
             Command::Layout(args) => look::layout(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,
         }
     });
