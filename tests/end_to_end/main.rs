@@ -8,6 +8,7 @@ mod clusters;
 mod doors;
 mod idle;
 mod import_files;
+mod packages;
 mod program;
 mod restarts;
 mod settings;
