@@ -195,10 +195,11 @@ impl MerkleTree {
         bits: LeafBits,
         leaves: &[u64],
     ) -> Result<MerkleTree, MerkleError> {
-        let mut tree = MerkleTree::new(key, q, bits);
+        // Before the tree takes memory: the number of leaves is only a claim.
         if leaves.len() != bits.leaves() {
             return Err(MerkleError::LeafCount { expected: bits.leaves(), found: leaves.len() });
         }
+        let mut tree = MerkleTree::new(key, q, bits);
         for (start, level) in stored_levels(bits) {
             for (leaf, hash) in leaves.iter().enumerate() {
                 tree.nodes[start + (leaf >> (bits.0 - level))] ^= hash;

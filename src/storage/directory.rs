@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StorageError;
 use super::format::{KIND_CLEAN, KIND_META, append_record, seed_of};
+use super::segment::PROVEN_MAX;
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::Layout;
 use crate::io::{DirLock, Disk};
@@ -140,7 +141,8 @@ pub(super) async fn read_clean(disk: &dyn Disk, dir: &Path) -> Result<Option<u64
     let bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
     let opened = envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).ok();
     let opened = opened.filter(|opened| opened.kind == KIND_CLEAN);
-    Ok(opened.and_then(|opened| codec::decode(&bytes[opened.body]).ok()))
+    let position = opened.and_then(|opened| codec::decode(&bytes[opened.body]).ok());
+    Ok(position.filter(|position| *position <= PROVEN_MAX))
 }
 
 /// Takes the mark away, durably, if there is a file of its name.

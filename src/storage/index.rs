@@ -15,10 +15,10 @@
 //! Keys here are *index keys*: namespace (big-endian u32), then the key, so that bytewise order is the order of
 //! `(namespace, key)`.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
-use crate::types::{Key, Namespace};
+use crate::types::{KEY_LEN_MAX, Key, Namespace};
 
 /// Most keys of a leaf.
 pub(super) const LEAF_ENTRIES_MAX: usize = 64;
@@ -28,6 +28,8 @@ const LEAF_KEY_BYTES_MAX: usize = 64 * 1024;
 const GROWTH: usize = 8;
 /// Bytes of the namespace in an index key.
 const NAMESPACE_LEN: usize = 4;
+/// How many bytes an index key may have: a key has at least one.
+pub(super) const INDEX_KEY_LEN: RangeInclusive<usize> = NAMESPACE_LEN + 1..=NAMESPACE_LEN + KEY_LEN_MAX;
 
 const AWAITS_SYNC: u32 = 1 << 31;
 

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use super::PartitionState;
 use super::Table;
@@ -33,8 +34,9 @@ pub(super) struct Partition {
     guests: Index,
     tree: MerkleTree,
     /// The targets of every entry that has some, by table and index key.
-    owed: BTreeMap<(Table, Box<[u8]>), Vec<NodeId>>,
-    owed_to: BTreeSet<(NodeId, Table, Box<[u8]>)>,
+    owed: BTreeMap<(Table, Arc<[u8]>), Vec<NodeId>>,
+    /// The same by target. Keys are shared: a copy for each target would let a short record take much memory.
+    owed_to: BTreeSet<(NodeId, Table, Arc<[u8]>)>,
     /// Behind the newest removal: until it is synced, "there is nothing" may be taken back by a crash.
     pub(super) removed_until: u64,
 }
@@ -122,17 +124,16 @@ impl Partition {
         if targets.is_empty() && self.owed.is_empty() {
             return;
         }
-        let owed = (table, Box::from(id));
-        let old = if targets.is_empty() {
-            self.owed.remove(&owed)
-        } else {
-            self.owed.insert(owed, targets.to_vec())
-        };
-        for target in old.into_iter().flatten() {
-            self.owed_to.remove(&(target, table, Box::from(id)));
+        let id: Arc<[u8]> = Arc::from(id);
+        // Taken out first: what is put in must hold this one copy of the key.
+        for target in self.owed.remove(&(table, id.clone())).into_iter().flatten() {
+            self.owed_to.remove(&(target, table, id.clone()));
         }
         for target in targets {
-            self.owed_to.insert((*target, table, Box::from(id)));
+            self.owed_to.insert((*target, table, id.clone()));
+        }
+        if !targets.is_empty() {
+            self.owed.insert((table, id), targets.to_vec());
         }
     }
 
@@ -143,7 +144,7 @@ impl Partition {
 
     /// Whom an entry is kept for.
     pub(super) fn targets_of(&self, table: Table, id: &[u8]) -> &[NodeId] {
-        self.owed.get(&(table, Box::from(id))).map_or(&[], |targets| targets)
+        self.owed.get(&(table, Arc::from(id))).map_or(&[], |targets| targets)
     }
 
     /// The nodes that are owed something.
@@ -159,8 +160,8 @@ impl Partition {
         limit: usize,
     ) -> Vec<(Table, Namespace, Key)> {
         let from = match after {
-            Some((table, id)) => Bound::Excluded((node, table, Box::from(id))),
-            None => Bound::Included((node, Table::Data, Box::default())),
+            Some((table, id)) => Bound::Excluded((node, table, Arc::from(id))),
+            None => Bound::Included((node, Table::Data, Arc::default())),
         };
         let range = self.owed_to.range((from, Bound::Unbounded)).take_while(|(owed, ..)| *owed == node);
         let keys = range.filter_map(|(_, table, id)| {

@@ -31,7 +31,7 @@ use super::format::{
 use super::index::{Place, index_key};
 use super::log::Start;
 use super::partition::{Partition, Shape};
-use super::segment::{Segment, Segments, id_of, path_of};
+use super::segment::{ID_MAX, POSITION_MAX, Segment, Segments, id_of, path_of};
 use super::walk::{Item, Walk};
 use super::{Entry, Slot, StorageError, Table, directory, snapshot};
 use crate::io::{Disk, File};
@@ -41,6 +41,9 @@ use crate::types::{Incarnation, PartitionId};
 
 /// Damaged stretches that are remembered; more are counted.
 const CORRUPTED_MAX: usize = 10_000;
+
+/// Most bytes that a start writes again.
+const PENDING_MAX: usize = 3 << 30;
 
 /// What recovery found and did, for the log line at start and for `storage check`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -354,6 +357,12 @@ async fn open_all(
             }
         }
     }
+    if let Some(bad) = found.iter().find(|found| found.id >= ID_MAX || found.base > POSITION_MAX) {
+        let (path, id, base) = (path_of(dir, bad.id), bad.id, bad.base);
+        let message =
+            format!("{}: segment {id} at position {base} cannot be: restore a backup", path.display());
+        return Err(StorageError::BadDirectory(message));
+    }
     Ok((found, void))
 }
 
@@ -567,6 +576,15 @@ impl Replay {
         let mut bytes = SegmentHead { id, base, synced: base }.encode();
         bytes.resize(group + GROUP_HEAD_LEN, 0);
         let mut partitions = PartitionSet::default();
+        let written = pending.iter().map(|old| old.record.len()).sum::<usize>();
+        if written > PENDING_MAX {
+            // No group is so long: each one's head proves the one before it.
+            let message = format!(
+                "{}: {written} bytes of the log's end prove nothing: restore a backup",
+                dir.display()
+            );
+            return Err(StorageError::BadDirectory(message));
+        }
         let mut records = u32::try_from(pending.len()).expect("a group is below 4 GiB") + 1;
         let seed = |bytes: &Vec<u8>| seed_of(id, bytes.len() as u64);
         for old in pending {
@@ -611,7 +629,7 @@ impl Replay {
         }
         // Only now: the newest start may have been among the pending.
         self.report.starts = self.starts();
-        let starts = self.report.starts + 1;
+        let starts = self.report.starts.saturating_add(1);
         let body = StartBody { incarnation, starts };
         let (offset, start_seed) = (bytes.len() as u64, seed(&bytes));
         let len = append_record(&mut bytes, start_seed, KIND_START, &body)?;

@@ -12,15 +12,25 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use super::format::seed_of;
 use crate::io::File;
 
+/// Ids from here on are none: there is always a next one.
+pub(super) const ID_MAX: u64 = 1 << 62;
+/// No log is so long. A position above comes from a file that says so, and would overflow what is added to it.
+pub(super) const POSITION_MAX: u64 = 1 << 62;
+/// The same of a position that is said to be synced: the log goes on behind it.
+pub(super) const PROVEN_MAX: u64 = 1 << 61;
+
 /// The file of a segment.
 pub(super) fn path_of(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("{id:010}.log"))
 }
 
-/// The id of the segment that a file's name stands for.
+/// The id of the segment that a file's name stands for. Each id has one name: a padded one must not stand for the file of
+/// another.
 pub(super) fn id_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log")?;
-    (digits.len() >= 10 && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+    let padded = digits.len() > 10 && digits.starts_with('0');
+    let decimal = digits.len() >= 10 && !padded && digits.bytes().all(|byte| byte.is_ascii_digit());
+    decimal.then(|| digits.parse().ok())?
 }
 
 /// One segment. Its file is there from when its first group is written.
@@ -165,7 +175,9 @@ mod tests {
             let path = path_of(Path::new("/d"), id);
             assert_eq!(id_of(path.file_name().unwrap().to_str().unwrap()), Some(id));
         }
-        for name in ["node.meta", "7.log", "000000000x.log", "0000000001.log.new", "index.snap"] {
+        for name in
+            ["node.meta", "7.log", "000000000x.log", "0000000001.log.new", "00000000007.log", "index.snap"]
+        {
             assert_eq!(id_of(name), None, "{name}");
         }
     }

@@ -23,11 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::lock;
 use super::format::{
-    KIND_SNAPSHOT, RECORD_LEN_MAX, StartBody, append_raw, append_record, open_record, seed_of,
+    KIND_SNAPSHOT, RECORD_LEN_MAX, SEGMENT_HEAD_LEN, StartBody, append_raw, append_record, open_record,
+    seed_of,
 };
-use super::index::{Leaf, Place};
+use super::index::{INDEX_KEY_LEN, Leaf, Place};
 use super::log::Log;
 use super::partition::{Partition, Shape};
+use super::segment::PROVEN_MAX;
 use super::{PartitionState, StorageError, Table};
 use crate::dynamo::merkle::{LeafBits, MerkleTree};
 use crate::io::{Disk, File};
@@ -256,7 +258,7 @@ pub(super) async fn read(
 }
 
 async fn load(file: &dyn File, size: u64, shape: Shape) -> Result<Snapshot, String> {
-    let mut loading = Loading { shape, snapshot: None, entries: 0, ended: false };
+    let mut loading = Loading { shape, snapshot: None, entries: 0, end: 0, ended: false };
     let (mut offset, mut window_start, mut window) = (0, 0, Bytes::new());
     while offset < size {
         let mut len = PREFIX_LEN;
@@ -290,12 +292,17 @@ struct Loading {
     shape: Shape,
     snapshot: Option<Snapshot>,
     entries: u64,
+    /// Behind everything that it points at.
+    end: u64,
     ended: bool,
 }
 
 impl Loading {
     fn take(&mut self, kind: u16, body: &[u8]) -> Result<(), String> {
         let words = |error: CodecError| error.to_string();
+        if self.ended {
+            return Err("it goes on behind its end".to_owned());
+        }
         let Some(snapshot) = &mut self.snapshot else {
             let head: Head = codec::decode(body).map_err(words)?;
             if kind != KIND_HEAD || head.partitions != self.shape.partitions.get() {
@@ -316,18 +323,26 @@ impl Loading {
                 let tree =
                     MerkleTree::from_leaves(key, q, bits, &head.leaves).map_err(|error| error.to_string())?;
                 let partition = snapshot.partitions.get_mut(of(head.partition)).ok_or_else(missing)?;
+                if let Some((position, len)) = head.state_place {
+                    self.end = self.end.max(end_of(position, len).ok_or("a state has no place")?);
+                }
                 partition.state = head.state;
                 partition.state_place = head.state_place;
                 partition.set_tree(tree);
             }
             KIND_RUN => {
-                self.entries +=
-                    read_run(&mut snapshot.partitions, body).ok_or("a run of keys is malformed")?;
+                let read = read_run(&mut snapshot.partitions, body);
+                let (entries, end) = read.ok_or("a run of keys is malformed")?;
+                self.entries += entries;
+                self.end = self.end.max(end);
             }
             KIND_OWED => {
                 let body: OwedBody = codec::decode(body).map_err(words)?;
                 let partition = snapshot.partitions.get_mut(of(body.partition)).ok_or_else(missing)?;
                 for (table, id, targets) in body.owed {
+                    if !INDEX_KEY_LEN.contains(&id.len()) {
+                        return Err("something is owed that is no key".to_owned());
+                    }
                     partition.set_targets(table, &id, &targets);
                 }
             }
@@ -335,6 +350,12 @@ impl Loading {
                 let end: End = codec::decode(body).map_err(words)?;
                 self.ended = end.entries == self.entries;
                 snapshot.synced = end.synced;
+                // All of it was synced before the end was written; replay may begin behind the head of a segment that was
+                // not begun. A start must not take for known what it is about to write.
+                let from_max = end.synced.saturating_add(SEGMENT_HEAD_LEN as u64);
+                if snapshot.from > from_max || self.end > end.synced || end.synced > PROVEN_MAX {
+                    return Err("it points behind what it says is synced".to_owned());
+                }
             }
             _ => return Err(format!("it has a record of kind {kind}")),
         }
@@ -349,26 +370,32 @@ impl Loading {
     }
 }
 
-/// Enters a run of keys; how many.
-fn read_run(partitions: &mut [Partition], mut run: &[u8]) -> Option<u64> {
+/// The position behind a record, if there may be one.
+fn end_of(position: u64, len: usize) -> Option<u64> {
+    position.checked_add(u64::try_from(len).ok().filter(|_| len <= RECORD_LEN_MAX)?)
+}
+
+/// Enters a run of keys; how many, and the position behind all that it points at.
+fn read_run(partitions: &mut [Partition], mut run: &[u8]) -> Option<(u64, u64)> {
     if run.len() < 5 {
         return None;
     }
     let partition = partitions.get_mut(usize::try_from(run.get_u32_le()).ok()?)?;
     let table = if run.get_u8() == 0 { Table::Data } else { Table::Guest };
     let index = partition.index_mut(table);
-    let mut entries = 0;
+    let (mut entries, mut end) = (0, 0);
     while !run.is_empty() {
         let len = usize::try_from(run.try_get_u32_le().ok()?).ok()?;
         let (key, rest) = run.split_at_checked(len)?;
         run = rest;
-        if run.len() < 20 {
+        if run.len() < 20 || !INDEX_KEY_LEN.contains(&key.len()) {
             return None;
         }
         let (position, hash) = (run.get_u64_le(), run.get_u64_le());
-        let len = usize::try_from(run.get_u32_le()).ok().filter(|len| *len <= RECORD_LEN_MAX)?;
+        let len = usize::try_from(run.get_u32_le()).ok()?;
+        end = end.max(end_of(position, len)?);
         index.push(key, Place::new(position, len, hash, false))?;
         entries += 1;
     }
-    Some(entries)
+    Some((entries, end))
 }

@@ -446,7 +446,7 @@ fn a_snapshot_that_lies_is_caught_by_the_log() {
         "it is kept for other nodes",
         "something is owed that is not there",
         "the state of a partition",
-        "is in no segment that is there",
+        "it points behind what it says is synced",
         "it is of another cluster",
     ] {
         let count = told.iter().filter(|told| told.contains(words)).count();
