@@ -57,6 +57,8 @@ mod compaction;
 pub mod directory;
 mod engine;
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod housekeeper;
 mod index;
 pub mod inspect;

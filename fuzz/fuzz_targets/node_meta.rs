@@ -1,0 +1,9 @@
+//! What a data directory says of itself. The body, with all that it checks, is the library's.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    ringdove::storage::fuzzing::node_meta(input);
+});
