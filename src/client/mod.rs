@@ -23,7 +23,8 @@
 //! }
 //!
 //! // The same in one step: read, decide, write back, again when somebody else was faster.
-//! let resolved = client.update(&key, &WriteOptions::default(), |siblings| {
+//! let options = WriteOptions::default();
+//! let resolved = client.update(&key, &options, |siblings| {
 //!     let mut colours: Vec<&[u8]> = siblings.iter().map(|version| &version.value[..]).collect();
 //!     colours.sort();
 //!     colours.join(&b" and "[..])

@@ -85,7 +85,7 @@ impl Serving {
                 "--supervised",
                 "--log",
                 "ringdove=error",
-                "--rest",
+                "--listen-rest",
                 &node.rest_addr,
                 "--dir",
             ])
@@ -95,7 +95,7 @@ impl Serving {
             .spawn()
             .expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let ready = lines.by_ref().map_while(Result::ok).any(|line| line == "ready");
+        let ready = lines.by_ref().map_while(Result::ok).any(|line| line.starts_with("ready"));
         assert!(ready, "node {} does not become ready", at + 1);
         std::thread::spawn(move || lines.for_each(drop));
         Serving { child }
