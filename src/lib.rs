@@ -22,6 +22,7 @@
 //! |---|---|---|
 //! | [`types`] | ids, keys, the two kinds of time | everything else |
 //! | [`sync`] | a value to wait on, without chance | everything else |
+//! | [`measure`] | counters and histograms | names, clocks |
 //! | [`dynamo`] | the paper as pure code; its own page maps §4.1–4.8 to files | tokio, clocks, randomness, I/O, hash-map order |
 //! | [`io`] | the seams `Net`, `Disk`, `Clock` and their real implementations | anything of ours; it knows no key, node or frame |
 //! | [`storage`] | one entry a key, durable when it says so | the network, quorums, wall clocks |
@@ -72,6 +73,7 @@
 pub mod client;
 pub mod dynamo;
 pub mod io;
+pub mod measure;
 pub mod net;
 pub mod node;
 pub mod server;

@@ -14,14 +14,15 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const IMPORTS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("sync", &[]),
+    ("measure", &[]),
     ("error", &["types"]),
     ("dynamo", &["types"]),
     ("io", &[]),
     ("net", &["types", "sync", "dynamo", "io"]),
-    ("storage", &["types", "sync", "dynamo", "io", "net::codec", "net::envelope"]),
-    ("node", &["types", "sync", "dynamo", "storage", "net", "io", "error"]),
+    ("storage", &["types", "sync", "measure", "dynamo", "io", "net::codec", "net::envelope"]),
+    ("node", &["types", "sync", "measure", "dynamo", "storage", "net", "io", "error"]),
     ("server", &["node", "net", "types", "dynamo", "io", "error"]),
-    ("gateway", &["node", "net", "types", "dynamo", "io", "error"]),
+    ("gateway", &["node", "measure", "net", "types", "dynamo", "io", "error"]),
     // It fills in the structs that the layers below take; nothing below knows where their values come from.
     ("config", &["types", "node", "net::codec", "net::envelope", "net::message", "error"]),
     (
@@ -34,7 +35,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that run under the simulator as they are.
-const NODE_CODE: &[&str] = &["sync", "dynamo", "storage", "net", "node", "server", "client"];
+const NODE_CODE: &[&str] = &["sync", "measure", "dynamo", "storage", "net", "node", "server", "client"];
 
 /// What node code does not do: a name, or a path any part of which is these names in a row.
 const BANNED_IN_NODE_CODE: &[&str] = &[

@@ -183,6 +183,11 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.bytes.get()
+    }
+
     /// Waits until no more than `bytes` wait to be written.
     pub(super) async fn below(&self, bytes: usize) {
         self.waiting.bytes.wait_for(|waiting| (*waiting <= bytes).then_some(())).await;

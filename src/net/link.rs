@@ -230,6 +230,11 @@ impl Link {
         self.shared.received.load(Ordering::SeqCst)
     }
 
+    /// Requests in flight on it, and bytes that wait to be written.
+    pub fn load(&self) -> (usize, usize) {
+        (self.shared.waiting().len(), self.outgoing.waiting())
+    }
+
     /// Sends a request and waits for its answer, until `deadline` at the latest. `head` gives layout and trace
     /// id; the rest of it is filled in here.
     ///

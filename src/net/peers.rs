@@ -81,6 +81,13 @@ impl Peers {
         slots.iter().filter(|(_, slot)| is_down(slot)).map(|(node, _)| *node).collect()
     }
 
+    /// Requests in flight to a node, and bytes that wait to be written to it; zero without a link.
+    pub fn load(&self, node: NodeId) -> (usize, usize) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = slots.get(&node);
+        slot.and_then(|slot| slot.peer().link.as_ref().map(|link| link.load())).unwrap_or_default()
+    }
+
     /// Sends a request to a node at `addr` and waits for its answer, until `deadline` at the latest.
     ///
     /// # Errors

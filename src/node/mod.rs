@@ -12,6 +12,7 @@
 //!
 //! Not yet here: heartbeats, handoff of guest records, anti-entropy, reaping, changing the layout.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::ring::{PARTITIONS_MIN, PartitionCount};
 use crate::dynamo::version::{ActorMint, Caps};
 use crate::io::{Io, Listener};
+use crate::measure::Histogram;
 use crate::net::envelope::FrameHead;
 use crate::net::link::hello;
 use crate::net::message::{
@@ -367,6 +369,33 @@ impl Node {
     /// Figures of its storage. Visits every partition.
     pub fn storage_stats(&self) -> crate::storage::Stats {
         self.inner.store.stats()
+    }
+
+    /// How long the storage's writes with their syncs took.
+    pub fn sync_time(&self) -> &Histogram {
+        self.inner.store.sync_time()
+    }
+
+    /// Whether its storage takes writes now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn writable(&self) -> Result<(), Refusal> {
+        self.inner.store.writable().map_err(|error| replica::storage_refusal(&error))
+    }
+
+    /// The other members of the active layouts, in order.
+    pub fn peers(&self) -> Vec<NodeId> {
+        let layouts = self.layouts();
+        let members = layouts.active.iter().flat_map(|layout| layout.members());
+        let others: BTreeSet<NodeId> =
+            members.map(|member| member.id).filter(|id| *id != self.id()).collect();
+        others.into_iter().collect()
+    }
+
+    /// Requests in flight to a peer, and bytes that wait to be written to it.
+    pub fn peer_load(&self, peer: NodeId) -> (usize, usize) {
+        self.inner.peers.load(peer)
     }
 
     /// The peers to which calls fail at once, in order.

@@ -78,6 +78,9 @@ pub(super) struct Counters {
     pub(super) removed: AtomicU64,
     pub(super) snapshots: AtomicU64,
     pub(super) snapshot_bytes: AtomicU64,
+    /// Entries that a read or update wanted, found decoded in memory, and not.
+    pub(super) cache_hits: AtomicU64,
+    pub(super) cache_misses: AtomicU64,
 }
 
 pub(super) struct Inner {
@@ -165,8 +168,10 @@ impl Inner {
             let wait = if place.awaits_sync() { place.end() } else { 0 };
             let loaded = |entry| Loaded { entry: Some(entry), wait, state };
             if let Some(entry) = self.cache.get(&place.position) {
+                self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(loaded(entry));
             }
+            self.counters.cache_misses.fetch_add(1, Ordering::Relaxed);
             let damage = match self.entry_at(slot, place).await {
                 Ok(entry) => {
                     let entry = Arc::new(entry);

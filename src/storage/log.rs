@@ -33,6 +33,7 @@ use super::StorageError;
 use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead};
 use super::segment::{Segment, Segments, path_of};
 use crate::io::{Clock, Disk, Unwritten};
+use crate::measure::Histogram;
 use crate::net::codec::CodecError;
 use crate::sync::Watched;
 use crate::types::PartitionId;
@@ -120,10 +121,19 @@ pub(super) struct Limits {
 }
 
 /// Counts since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
     pub(super) groups: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// How long writing a group and syncing it took, of those that succeeded.
+    pub(super) sync_time: Histogram,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        let sync_time = Histogram::of_latency();
+        Counters { groups: AtomicU64::default(), bytes: AtomicU64::default(), sync_time }
+    }
 }
 
 pub(super) struct Log {
@@ -374,11 +384,16 @@ impl Log {
     pub(super) async fn run(&self) {
         while let Some(group) = self.next_group().await {
             loop {
-                self.pending_since.store(nanos(self.clock.mono()), Ordering::Relaxed);
+                let began = self.clock.mono();
+                self.pending_since.store(nanos(began), Ordering::Relaxed);
                 let written = self.write(&group).await;
                 self.pending_since.store(0, Ordering::Relaxed);
                 match written {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        let took = self.clock.mono().saturating_sub(began);
+                        self.counters.sync_time.enter_time(took);
+                        break;
+                    }
                     Err(Failure::Full) => {
                         if !self.stays_full().await {
                             return;

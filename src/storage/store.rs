@@ -22,6 +22,7 @@ use super::{
 };
 use crate::dynamo::merkle::MerkleTree;
 use crate::io::{Clock, Disk};
+use crate::measure::Histogram;
 use crate::sync::Watched;
 use crate::types::{Incarnation, Key, Namespace, NodeId, PartitionId};
 
@@ -74,6 +75,12 @@ pub struct Stats {
     pub index_bytes: u64,
     /// Bytes of decoded entries in memory.
     pub cached_bytes: u64,
+    /// Entries wanted that were found decoded in memory.
+    pub cache_hits: u64,
+    /// Entries wanted that were not: read from the disk, or from what the disk has not got yet.
+    pub cache_misses: u64,
+    /// Bytes that wait for the disk.
+    pub gathered_bytes: u64,
     /// Commit groups, each with one fdatasync.
     pub groups: u64,
     /// Bytes written to the log, compaction included.
@@ -375,6 +382,9 @@ impl Store {
         let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let mut stats = Stats {
             cached_bytes: inner.cache.weight(),
+            cache_hits: counted(&inner.counters.cache_hits),
+            cache_misses: counted(&inner.counters.cache_misses),
+            gathered_bytes: inner.log.gathered() as u64,
             groups: counted(&inner.log.counters.groups),
             written_bytes: counted(&inner.log.counters.bytes),
             copied_bytes: counted(&inner.counters.copied),
@@ -397,6 +407,19 @@ impl Store {
             stats.live_bytes += segment.live();
         }
         stats
+    }
+
+    /// How long writing a commit group and syncing it took.
+    pub fn sync_time(&self) -> &Histogram {
+        &self.inner.log.counters.sync_time
+    }
+
+    /// Whether a write would be taken now.
+    ///
+    /// # Errors
+    /// Why not: the disk is full or stalled, or the store has latched.
+    pub fn writable(&self) -> Result<(), StorageError> {
+        self.inner.log.check()
     }
 
     /// Writes a snapshot now, after what the housekeeper is doing.

@@ -234,3 +234,19 @@ async fn the_state_of_a_partition_is_durable_and_seen_by_updates() {
         assert!(again.partition_state(partition).0.refilled);
     }
 }
+
+#[tokio::test]
+async fn reads_from_memory_and_syncs_are_counted() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "dove", "grey").await;
+    let before = store.stats();
+    assert_eq!(store.sync_time().count(), before.groups, "each group is timed once");
+    get(&store, "dove").await;
+    get(&store, "dove").await;
+    let after = store.stats();
+    assert_eq!(after.cache_misses - before.cache_misses, 1, "the first read goes to the disk");
+    assert_eq!(after.cache_hits - before.cache_hits, 1, "the second does not");
+    assert_eq!(after.gathered_bytes, 0);
+    assert_eq!(store.writable().map_err(|error| error.to_string()), Ok(()));
+}
