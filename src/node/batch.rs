@@ -44,6 +44,7 @@ impl Node {
     pub async fn multi_get(&self, batch: MultiGet, request: Request) -> Result<MultiGetReply, Refusal> {
         let work = Box::pin(async move {
             check_len(batch.gets.len())?;
+            batch.gets.iter().for_each(|get| self.touch(get.namespace, &get.key, request));
             Ok(MultiGetReply { replies: self.get_all(batch.gets, request).await })
         });
         self.watch(Operation::MultiGet, request, work).await
@@ -74,6 +75,7 @@ impl Node {
     pub async fn multi_put(&self, batch: MultiPut, request: Request) -> Result<MultiPutReply, Refusal> {
         let work = Box::pin(async move {
             check_len(batch.puts.len())?;
+            batch.puts.iter().for_each(|put| self.touch(put.namespace, &put.key, request));
             Ok(MultiPutReply { replies: self.put_all(batch.puts, request).await })
         });
         self.watch(Operation::MultiPut, request, work).await

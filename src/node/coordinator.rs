@@ -31,6 +31,15 @@ impl Node {
     /// # Errors
     /// When the request makes no sense, or fewer than R replicas answered. Nothing was changed.
     pub async fn get(&self, get: Get, request: Request) -> Result<GetReply, Refusal> {
+        self.touch(get.namespace, &get.key, request);
+        self.look(get, request).await
+    }
+
+    /// As [`Node::get`], but no access of the key.
+    ///
+    /// # Errors
+    /// As [`Node::get`].
+    pub async fn look(&self, get: Get, request: Request) -> Result<GetReply, Refusal> {
         self.watch(Operation::Get, request, Box::pin(self.get_unwatched(get, request))).await
     }
 
@@ -48,6 +57,7 @@ impl Node {
     /// When no dot was made, anywhere: the write did not happen. Whatever else goes wrong is a reply that says
     /// *unknown*.
     pub async fn put(&self, put: Put, request: Request) -> Result<PutReply, Refusal> {
+        self.touch(put.namespace, &put.key, request);
         self.watch(Operation::of(&put), request, Box::pin(self.put_unwatched(put, request))).await
     }
 

@@ -43,9 +43,11 @@ use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
 };
 
+use access::AccessLog;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 
+mod access;
 mod batch;
 pub mod coordinator;
 mod drivers;
@@ -57,6 +59,7 @@ mod replica;
 mod reply;
 mod scan;
 
+pub use access::Access;
 pub use founding::found;
 
 /// Settings of one node.
@@ -81,6 +84,8 @@ pub struct NodeConfig {
     pub caps: Caps,
     /// Most bytes of one value. Default 8 MiB.
     pub value_len_max: usize,
+    /// Whether hits and last access are counted for each key, in memory: see [`Access`]. Default: no.
+    pub track_access: bool,
     /// Bounds of each port.
     pub limits: Limits,
     /// The engine's settings. Partitions and Merkle key are the cluster's, whatever stands here.
@@ -100,6 +105,7 @@ impl NodeConfig {
             in_flight_max: 4096,
             caps: Caps::default(),
             value_len_max: 8 * 1024 * 1024,
+            track_access: false,
             limits: Limits::default(),
             store: StoreConfig::new(
                 PartitionCount::new(PARTITIONS_MIN).expect("a count that the ring takes"),
@@ -162,6 +168,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) peers: Peers,
     pub(crate) metrics: Metrics,
+    access: Option<AccessLog>,
     started: Mono,
     layouts: Mutex<Layouts>,
     adopting: AsyncMutex<()>,
@@ -229,6 +236,7 @@ impl Node {
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello, rng.next_u64());
         let inner = Inner {
+            access: config.track_access.then(AccessLog::new),
             config,
             io,
             id: meta.node,
@@ -359,6 +367,20 @@ impl Node {
         let request = Request { door, received, deadline: received + remaining, trace_id };
         self.inner.in_time(request)?;
         Ok(request)
+    }
+
+    /// How often a key was asked for on this node, if `track_access` is set.
+    pub fn access(&self, namespace: Namespace, key: &Key) -> Option<Access> {
+        self.inner.access.as_ref()?.of(namespace, key)
+    }
+
+    /// Counts an access by a client.
+    fn touch(&self, namespace: Namespace, key: &Key, request: Request) {
+        if let Some(access) = &self.inner.access
+            && request.door != Door::Peer
+        {
+            access.touch(namespace, key, self.inner.wall());
+        }
     }
 
     /// What it has counted since its start.
