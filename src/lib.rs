@@ -29,7 +29,7 @@
 //! | [`net`] | envelope, codec, messages, links | routing, retries |
 //! | [`node`] | the shell that carries the machines out | decisions: those are the machines' |
 //! | [`server`] | the client port | HTTP |
-//! | `gateway` | REST, production only | the binary protocol |
+//! | `gateway` | REST, health and metrics, production only | the binary protocol |
 //! | [`client`] | reads and writes over the binary API | anything a node does |
 //! | [`config`] | what an operator can set, production only | what a cluster agreed on |
 //! | [`cli`] | the command line, production only | anything another program could want |

@@ -25,7 +25,7 @@ use super::init::UNUSED_NAME;
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
 use super::{DONE, FAILED, USAGE, complain, os_random, say};
 use crate::config::{Settings, StorageKind};
-use crate::gateway::serve_rest;
+use crate::gateway::{GatewayConfig, serve_rest};
 use crate::io::{Clock, DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
 use crate::node::{Node, NodeConfig, NodeError, found};
 use crate::server::serve_clients;
@@ -119,7 +119,7 @@ impl Host {
     async fn serve(&self, stop: &Arc<Watched<bool>>) -> Result<(), Down> {
         let seed = random()?;
         let config = NodeConfig { dir: self.dir.clone(), ..self.settings.node.clone() };
-        let drain = config.limits.drain;
+        let limits = config.limits;
         let (node, recovery) = Box::pin(Node::open(config, self.io.clone(), seed)).await?;
         tracing::info!(
             node = %node.id(),
@@ -163,18 +163,8 @@ impl Host {
         ));
         let clients = serve_clients(node.clone(), client_port);
         let gateway = async {
-            let Some(listener) = rest else { return };
-            let (stopping, clock) = (node.stopping(), &self.io.clock);
-            select! {
-                biased;
-                ended = serve_rest(node.clone(), listener) => if let Err(error) = ended {
-                    tracing::error!(%error, "the REST gateway ended");
-                },
-                // A sender that never ends its request must not keep the node from stopping.
-                () = async {
-                    stopping.wait_for(|stop| stop.then_some(())).await;
-                    clock.sleep_until(clock.mono() + drain).await;
-                } => {}
+            if let Some(listener) = rest {
+                serve_rest(node.clone(), listener, GatewayConfig::of(&limits)).await;
             }
         };
         let served = async {

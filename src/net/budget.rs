@@ -28,14 +28,31 @@ impl Budget {
 
     /// Takes room for `bytes`, if there is.
     pub fn reserve(self: &Arc<Budget>, bytes: usize) -> Option<Reserved> {
-        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.max);
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).ok()?;
-        Some(Reserved { budget: self.clone(), bytes })
+        let mut reserved = self.nothing();
+        reserved.grow(bytes).then_some(reserved)
+    }
+
+    /// Room for nothing, that may grow.
+    pub fn nothing(self: &Arc<Budget>) -> Reserved {
+        Reserved { budget: self.clone(), bytes: 0 }
     }
 
     /// Bytes that are taken.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::SeqCst)
+    }
+}
+
+impl Reserved {
+    /// Takes so many bytes more; `false` when there is no room, and then it is as it was.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let budget = &self.budget;
+        let fits = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= budget.max);
+        let taken = budget.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits).is_ok();
+        if taken {
+            self.bytes += bytes;
+        }
+        taken
     }
 }
 
@@ -59,5 +76,15 @@ mod tests {
         let three = budget.reserve(3);
         drop(seven);
         assert_eq!((budget.used(), three.is_some()), (3, true));
+    }
+
+    #[test]
+    fn what_grows_takes_room_and_gives_all_of_it_back() {
+        let budget = Budget::new(10);
+        let mut room = budget.nothing();
+        assert!(room.grow(4) && room.grow(6) && !room.grow(1) && !room.grow(usize::MAX));
+        assert_eq!(budget.used(), 10);
+        drop(room);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -23,7 +23,7 @@ impl Answer {
     }
 
     fn context(&self) -> &str {
-        self.header("x-ringdove-context").expect("a context")
+        self.header("ringdove-context").expect("a context")
     }
 
     fn text(&self) -> String {
@@ -77,22 +77,22 @@ fn rest_keeps_siblings_until_a_write_with_their_context_replaces_them() {
 
     // Two writers who have both seen "grey" and not each other.
     let context = read.context();
-    let first = http(rest[1], "PUT", "/kv/dove", &[("x-ringdove-context", context)], b"white");
-    let second = http(rest[2], "PUT", "/kv/dove", &[("x-ringdove-context", context)], b"brown");
+    let first = http(rest[1], "PUT", "/kv/dove", &[("ringdove-context", context)], b"white");
+    let second = http(rest[2], "PUT", "/kv/dove", &[("ringdove-context", context)], b"brown");
     assert_eq!(first.status, 204);
     assert_eq!(second.status, 200, "the second is told of its sibling: {}", second.text());
     let both = http(rest[0], "GET", "/kv/dove?r=3&strict=true", &[], b"");
     assert_eq!(both.status, 300);
     assert!(both.text().contains("white") && both.text().contains("brown") && !both.text().contains("grey"));
 
-    let resolved = http(rest[2], "PUT", "/kv/dove", &[("x-ringdove-context", both.context())], b"mottled");
+    let resolved = http(rest[2], "PUT", "/kv/dove", &[("ringdove-context", both.context())], b"mottled");
     assert_eq!(resolved.status, 204);
     assert_eq!(http(rest[1], "GET", "/kv/dove", &[], b"").text(), "mottled");
 
     assert_eq!(http(rest[0], "DELETE", "/kv/dove", &[], b"").status, 204);
     assert_eq!(http(rest[1], "GET", "/kv/dove?r=3", &[], b"").status, 404);
     // A context from before the deletion does not bring anything back.
-    let late = http(rest[1], "PUT", "/kv/dove", &[("x-ringdove-context", read.context())], b"late");
+    let late = http(rest[1], "PUT", "/kv/dove", &[("ringdove-context", read.context())], b"late");
     assert_eq!(late.status, 204);
     assert_eq!(http(rest[2], "GET", "/kv/dove?r=3", &[], b"").text(), "late");
 }
@@ -112,18 +112,18 @@ fn rest_names_what_is_wrong_with_a_request() {
     refused("PUT", "/kv/a?w=4", &[], 400, "w is 1 to 3");
     refused("GET", "/kv/a?r=many", &[], 400, "r");
     refused("GET", "/kv/a?color=red", &[], 400, "color");
-    refused("GET", "/kv/a?timeout_ms=0", &[], 400, "no time left");
+    refused("GET", "/kv/a?timeout=0s", &[], 400, "no time left");
     refused("GET", "/elsewhere", &[], 404, "/kv/{key}");
-    refused("PUT", "/kv/a", &[("x-ringdove-context", "!!")], 400, "base64url");
-    refused("PUT", "/kv/a", &[("x-ringdove-context", "AAAA")], 400, "version 0");
+    refused("PUT", "/kv/a", &[("ringdove-context", "!!")], 400, "base64url");
+    refused("PUT", "/kv/a", &[("ringdove-context", "AAAA")], 400, "version 0");
 
     let token = http(rest, "GET", "/kv/a", &[], b"").context().to_owned();
-    refused("PUT", "/kv/b", &[("x-ringdove-context", &token)], 400, "another key");
+    refused("PUT", "/kv/b", &[("ringdove-context", &token)], 400, "another key");
     let mut damaged = token.into_bytes();
     let last = damaged.len() - 4;
     damaged[last] = if damaged[last] == b'A' { b'B' } else { b'A' };
     let damaged = String::from_utf8(damaged).unwrap();
-    refused("PUT", "/kv/a", &[("x-ringdove-context", &damaged)], 400, "damaged");
+    refused("PUT", "/kv/a", &[("ringdove-context", &damaged)], 400, "damaged");
 
     let large = vec![0; 8 * 1024 * 1024 + 1];
     assert_eq!(http(rest, "PUT", "/kv/a", &[], &large).status, 413);
@@ -251,7 +251,7 @@ fn a_damaged_copy_is_no_absent_one_and_is_repaired_from_its_peers() {
     };
     // A put that the damaged node takes keeps what was there: the second value must be a successor of the
     // first, never the only write ever seen.
-    let put = http(rest[0], "PUT", "/kv/dove", &[("x-ringdove-context", &context)], b"white dove");
+    let put = http(rest[0], "PUT", "/kv/dove", &[("ringdove-context", &context)], b"white dove");
     assert_eq!(put.status, 204, "{}", put.text());
     // A read of all replicas gives the right value, at the latest when the repair that it starts has come
     // through, and from then on the damaged node has it too.
@@ -263,7 +263,7 @@ fn a_damaged_copy_is_no_absent_one_and_is_repaired_from_its_peers() {
         cluster.stop_node(node);
     }
     for (key, value) in [("dove", "white dove"), ("wren", "a brown wren")] {
-        wait_for(200, rest[0], &format!("/kv/{key}?r=1&timeout_ms=500"));
+        wait_for(200, rest[0], &format!("/kv/{key}?r=1&timeout=500ms"));
         assert_eq!(http(rest[0], "GET", &format!("/kv/{key}?r=1"), &[], b"").text(), value);
     }
 }

@@ -1,0 +1,258 @@
+//! `/metrics`: what the node counts, as Prometheus text (exposition format 0.0.4).
+//!
+//! A scrape reads atomics and visits every partition's index once; it stops nothing. Families are always there with
+//! their help, series of a family from their first event on. docs/OPERATIONS.md lists the same families with the same
+//! words; `tests/gateway` compares them.
+
+use std::fmt::{Display, Write};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::{App, Gateway};
+use crate::measure::Histogram;
+use crate::node::metrics::{Door, Operation, Outcome};
+
+const MICROSECONDS: f64 = 1e6;
+
+/// The text in the making.
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        self.0.push_str(name);
+        for (at, (label, text)) in labels.iter().enumerate() {
+            let before = if at == 0 { '{' } else { ',' };
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{before}{label}=\"{text}\"");
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{end} {value}");
+    }
+
+    /// A family of one number.
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.one(name, "counter", help, value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.one(name, "gauge", help, value);
+    }
+
+    /// The series of a histogram; `unit` is how many of its numbers make one of the family's.
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], unit: f64, histogram: &Histogram) {
+        #[allow(clippy::cast_precision_loss)] // figures for people; 2^53 µs are 285 years
+        let in_unit = |number: u64| number as f64 / unit;
+        let bounds = histogram.bounds().iter().map(|bound| in_unit(*bound).to_string());
+        // All from one look at the buckets: the last is the count, whatever is entered meanwhile.
+        let mut count = 0;
+        let bucket = format!("{name}_bucket");
+        for (bound, numbers) in bounds.chain(["+Inf".to_owned()]).zip(histogram.buckets()) {
+            count += numbers;
+            let labels: Vec<(&str, &str)> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample(&bucket, &labels, count);
+        }
+        self.sample(&format!("{name}_sum"), labels, in_unit(histogram.sum()));
+        self.sample(&format!("{name}_count"), labels, count);
+    }
+}
+
+/// GET.
+pub(super) async fn metrics(State(gateway): App) -> Response {
+    let mut text = Text(String::with_capacity(32 * 1024));
+    requests(&mut text, &gateway);
+    quorums(&mut text, &gateway);
+    storage(&mut text, &gateway);
+    peers(&mut text, &gateway);
+    rest(&mut text, &gateway);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response()
+}
+
+fn requests(text: &mut Text, gateway: &Gateway) {
+    let (node, metrics) = (&gateway.node, gateway.node.metrics());
+    let status = node.status();
+    let (id, cluster) = (node.id().to_string(), status.cluster.to_string());
+    text.family(
+        "ringdove_info",
+        "gauge",
+        "Always 1; its labels say which program, node and cluster this is.",
+    );
+    text.sample("ringdove_info", &[("version", &status.program), ("node", &id), ("cluster", &cluster)], 1);
+    #[allow(clippy::cast_precision_loss)] // for people
+    let uptime = status.uptime_ms as f64 / 1000.0;
+    text.gauge("ringdove_uptime_seconds", "Time since the node's start.", uptime);
+
+    let name = "ringdove_request_seconds";
+    let help = "Requests of clients, by operation, door (binary, rest, peer: passed on by another node) and outcome, with \
+                the time that they took.";
+    text.family(name, "histogram", help);
+    for operation in Operation::ALL {
+        for door in Door::ALL {
+            for outcome in Outcome::ALL {
+                let histogram = metrics.requests(operation, door, outcome);
+                if histogram.count() > 0 {
+                    let labels =
+                        [("operation", operation.name()), ("door", door.name()), ("outcome", outcome.name())];
+                    text.histogram(name, &labels, MICROSECONDS, histogram);
+                }
+            }
+        }
+    }
+    text.gauge("ringdove_requests_in_flight", "Requests that are being carried out.", metrics.in_flight());
+    let help = "Requests turned away so that others are done in time, by why: in-flight (too many at once), late (their time \
+                was up before they began), connections (too many, REST), memory (too many bytes held, REST).";
+    text.family("ringdove_shed_total", "counter", help);
+    for (why, count) in [
+        ("in-flight", &metrics.shed_in_flight),
+        ("late", &metrics.shed_late),
+        ("connections", &gateway.counts.connections_refused),
+        ("memory", &gateway.counts.memory_refused),
+    ] {
+        text.sample("ringdove_shed_total", &[("why", why)], count.get());
+    }
+    text.gauge("ringdove_partitions", "Partitions of which the node is a primary.", status.partitions);
+    let help = "Of these, those whose data it holds for certain.";
+    text.gauge("ringdove_partitions_refilled", help, status.partitions_refilled);
+    text.gauge(
+        "ringdove_layout_version",
+        "Version of the layout that the node goes by.",
+        status.layout.version,
+    );
+}
+
+fn quorums(text: &mut Text, gateway: &Gateway) {
+    let metrics = gateway.node.metrics();
+    let (reads, writes) = ([("kind", "read")], [("kind", "write")]);
+    let name = "ringdove_quorum_wait_seconds";
+    let help = "Time from the start of a read until R replicas had answered, and of a write until W replicas held it.";
+    text.family(name, "histogram", help);
+    text.histogram(name, &reads, MICROSECONDS, &metrics.read_quorum_wait);
+    text.histogram(name, &writes, MICROSECONDS, &metrics.write_quorum_wait);
+    let name = "ringdove_quorum_shortfalls_total";
+    let help = "Reads that fewer than R replicas answered, and writes of which it is not known whether W replicas hold them.";
+    text.family(name, "counter", help);
+    text.sample(name, &reads, metrics.read_shortfalls.get());
+    text.sample(name, &writes, metrics.write_shortfalls.get());
+    let name = "ringdove_siblings_per_read";
+    text.family(name, "histogram", "Live values that a read found; above 1 they are siblings.");
+    text.histogram(name, &[], 1.0, &metrics.siblings_per_read);
+    let help = "Records sent to replicas that a read found behind.";
+    text.counter("ringdove_read_repairs_total", help, metrics.read_repairs.get());
+    let help = "Of these, those that did not arrive.";
+    text.counter("ringdove_read_repairs_failed_total", help, metrics.read_repairs_failed.get());
+    let help = "Records sent to fallbacks, to be kept for primaries.";
+    text.counter("ringdove_guests_sent_total", help, metrics.guests_sent.get());
+    let help = "Messages that came under another layout than the node's.";
+    text.counter("ringdove_wrong_layouts_total", help, metrics.wrong_layouts.get());
+    let help = "Layouts taken over from other nodes.";
+    text.counter("ringdove_layouts_adopted_total", help, metrics.layouts_adopted.get());
+}
+
+fn storage(text: &mut Text, gateway: &Gateway) {
+    let node = &gateway.node;
+    let stats = node.storage_stats();
+    text.family("ringdove_storage_keys", "gauge", "Keys held: data as a primary, guest for other nodes.");
+    text.sample("ringdove_storage_keys", &[("table", "data")], stats.data_keys);
+    text.sample("ringdove_storage_keys", &[("table", "guest")], stats.guest_keys);
+    text.gauge("ringdove_storage_segments", "Segments of the log on the disk.", stats.segments);
+    text.gauge("ringdove_storage_log_bytes", "Bytes of these segments.", stats.log_bytes);
+    text.gauge("ringdove_storage_live_bytes", "Bytes of the records that are needed.", stats.live_bytes);
+    let dead = stats.log_bytes.saturating_sub(stats.live_bytes);
+    #[allow(clippy::cast_precision_loss)] // a ratio for people
+    let ratio = dead as f64 / stats.log_bytes.max(1) as f64;
+    text.gauge("ringdove_storage_dead_ratio", "Share of the log that is not needed, 0 to 1.", ratio);
+    text.gauge("ringdove_storage_index_bytes", "Bytes of the indexes in memory.", stats.index_bytes);
+    text.gauge("ringdove_storage_cached_bytes", "Bytes of decoded records in memory.", stats.cached_bytes);
+    let help = "Records wanted that were found decoded in memory.";
+    text.counter("ringdove_storage_cache_hits_total", help, stats.cache_hits);
+    let help = "Records wanted that were not.";
+    text.counter("ringdove_storage_cache_misses_total", help, stats.cache_misses);
+    let name = "ringdove_storage_sync_seconds";
+    text.family(name, "histogram", "Time to write a commit group and have the disk sync it.");
+    text.histogram(name, &[], MICROSECONDS, node.sync_time());
+    let help = "Bytes that wait for the disk.";
+    text.gauge("ringdove_storage_waiting_bytes", help, stats.gathered_bytes);
+    let help = "1 when the storage takes writes, 0 when its disk is full or stalled, or has failed.";
+    text.gauge("ringdove_storage_writable", help, u8::from(node.writable().is_ok()));
+    let help = "Bytes written to the log, compaction included.";
+    text.counter("ringdove_storage_written_bytes_total", help, stats.written_bytes);
+    text.counter("ringdove_storage_compacted_bytes_total", "Of these, by compaction.", stats.copied_bytes);
+    text.counter("ringdove_storage_removed_bytes_total", "Bytes of segments removed.", stats.removed_bytes);
+    text.counter("ringdove_storage_snapshots_total", "Snapshots of the index written.", stats.snapshots);
+    text.counter("ringdove_storage_snapshot_bytes_total", "Their bytes.", stats.snapshot_bytes);
+    let help = "Records found that cannot be read as they were written.";
+    text.counter("ringdove_storage_damaged_records_total", help, stats.damaged.values().sum());
+}
+
+fn peers(text: &mut Text, gateway: &Gateway) {
+    let node = &gateway.node;
+    let down = node.peers_down();
+    let peers: Vec<(String, bool, (usize, usize))> = node
+        .peers()
+        .into_iter()
+        .map(|peer| (peer.to_string(), !down.contains(&peer), node.peer_load(peer)))
+        .collect();
+    let name = "ringdove_peer_up";
+    text.family(
+        name,
+        "gauge",
+        "1 for a peer to which calls are made, 0 for one that is left alone since a call failed.",
+    );
+    peers.iter().for_each(|(peer, up, _)| text.sample(name, &[("peer", peer)], u8::from(*up)));
+    let name = "ringdove_peer_in_flight";
+    text.family(name, "gauge", "Requests to the peer that wait for its answer.");
+    peers.iter().for_each(|(peer, _, load)| text.sample(name, &[("peer", peer)], load.0));
+    let name = "ringdove_peer_queue_bytes";
+    text.family(name, "gauge", "Bytes that wait to be written to the peer.");
+    peers.iter().for_each(|(peer, _, load)| text.sample(name, &[("peer", peer)], load.1));
+}
+
+fn rest(text: &mut Text, gateway: &Gateway) {
+    let name = "ringdove_rest_responses_total";
+    text.family(name, "counter", "Answers of the REST gateway by status.");
+    for (status, count) in (100..).zip(&gateway.counts.responses).filter(|(_, count)| count.get() > 0) {
+        text.sample(name, &[("status", &format!("{status:03}"))], count.get());
+    }
+    let open = gateway.config.connections_max.saturating_sub(gateway.places.available_permits());
+    text.gauge("ringdove_rest_connections", "Open connections of the REST gateway.", open);
+    let help = "Bytes of requests and answers that the REST gateway holds.";
+    text.gauge("ringdove_rest_held_bytes", help, gateway.budget.used());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_cumulative_and_in_the_familys_unit() {
+        let histogram = Histogram::of_latency();
+        for micros in [100, 300, 40_000_000] {
+            histogram.enter(micros);
+        }
+        let mut text = Text(String::new());
+        text.histogram("time", &[("a", "b")], MICROSECONDS, &histogram);
+        assert!(
+            text.0
+                .starts_with("time_bucket{a=\"b\",le=\"0.0001\"} 1\ntime_bucket{a=\"b\",le=\"0.00025\"} 1\n")
+        );
+        assert!(text.0.contains("le=\"30\"} 2\ntime_bucket{a=\"b\",le=\"+Inf\"} 3\n"));
+        assert!(text.0.ends_with("time_sum{a=\"b\"} 40.0004\ntime_count{a=\"b\"} 3\n"));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        let mut text = Text(String::new());
+        text.sample("name", &[("a", "\"\\\n"), ("b", "")], 1.5);
+        assert_eq!(text.0, "name{a=\"\\\"\\\\\\n\",b=\"\"} 1.5\n");
+    }
+}
