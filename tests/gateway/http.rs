@@ -1,9 +1,12 @@
 //! A client that says exactly what a test wants said, and nodes with gateways to say it to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringdove::gateway::{GatewayConfig, serve_rest};
+use ringdove::io::fault_disk::FaultDisk;
+use ringdove::io::{Disk, MemoryDisk};
 use ringdove::node::NodeConfig;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -76,7 +79,18 @@ impl Rest {
         config: GatewayConfig,
         settings: impl Fn(u64, &mut NodeConfig),
     ) -> Rest {
-        let cluster = Cluster::start_with(nodes, settings).await;
+        Rest::beside(Cluster::start_with(nodes, settings).await, config).await
+    }
+
+    /// Three nodes, the first of them on this disk.
+    pub(crate) async fn start_on(disk: &FaultDisk, settings: impl Fn(u64, &mut NodeConfig)) -> Rest {
+        let disk_of = |id| -> Arc<dyn Disk> {
+            if id == 1 { Arc::new(disk.clone()) } else { Arc::new(MemoryDisk::new()) }
+        };
+        Rest::beside(Cluster::start_on(3, settings, disk_of).await, GatewayConfig::default()).await
+    }
+
+    async fn beside(cluster: Cluster, config: GatewayConfig) -> Rest {
         let mut addrs = Vec::new();
         for node in &cluster.nodes {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

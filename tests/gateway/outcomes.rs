@@ -1,11 +1,15 @@
 //! Applied, not applied, or unknown: each has its answer, and says what to do.
 
+use std::path::Path;
+use std::time::Duration;
+
 use ringdove::dynamo::version::Caps;
 use ringdove::gateway::GatewayConfig;
+use ringdove::io::fault_disk::{FaultDisk, Image};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cluster::member;
-use crate::http::{Answer, Rest};
+use crate::http::{Answer, Rest, watched};
 
 #[tokio::test]
 async fn a_write_that_may_have_happened_is_504_and_one_that_cannot_begin_is_503() {
@@ -133,4 +137,56 @@ async fn a_node_that_stops_ends_what_it_has_begun() {
     while tokio::net::TcpStream::connect(rest.addrs[0]).await.is_ok() {
         tokio::task::yield_now().await;
     }
+}
+
+/// Asks until the answer has this status.
+async fn until(rest: &Rest, status: u16, method: &str, path: &str) -> Answer {
+    let asking = async {
+        loop {
+            let answer = rest.ask(method, path, &[], "x").await;
+            if answer.status == status {
+                return answer;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    watched(asking).await
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_no_writes_and_leaves_the_node_ready_to_read() {
+    let disk = FaultDisk::new(Image::new());
+    let rest = Rest::start_on(&disk, |_, _| {}).await;
+    rest.put("/kv/dove", "grey").await;
+    disk.control().set_capacity(Some(0));
+    // The first writes may find out, and be held by the others.
+    until(&rest, 507, "PUT", "/kv/wren").await.refused(507, "disk-full", "full");
+    let ready = rest.get("/health/ready").await;
+    assert_eq!((ready.status, &ready.json()["writes"]), (200, &"disk-full".into()), "{}", ready.text());
+    assert_eq!(rest.get("/kv/dove").await.text(), "grey");
+    assert!(rest.get("/metrics").await.text().contains("ringdove_storage_writable 0\n"));
+    disk.control().set_capacity(None);
+    until(&rest, 204, "PUT", "/kv/wren").await;
+    assert_eq!(rest.get("/health/ready").await.json()["writes"], "taken");
+}
+
+#[tokio::test]
+async fn a_node_whose_disk_stalls_is_not_ready_until_it_goes_on() {
+    let disk = FaultDisk::new(Image::new());
+    let short =
+        |_, config: &mut ringdove::node::NodeConfig| config.store.stall_max = Duration::from_millis(1);
+    let rest = Rest::start_on(&disk, short).await;
+    disk.stall(Path::new("/data"));
+    // The others hold it: the write is done, and this node's disk is not.
+    assert_eq!(rest.ask("PUT", "/kv/dove", &[], "grey").await.status, 204);
+    let unready = until(&rest, 503, "GET", "/health/ready").await;
+    assert_eq!(
+        (&unready.json()["writes"], unready.header("retry-after")),
+        (&"unavailable".into(), Some("1"))
+    );
+    until(&rest, 503, "PUT", "/kv/wren").await.refused(503, "unavailable", "");
+    assert!(rest.get("/metrics").await.text().contains("ringdove_storage_writable 0\n"));
+    disk.release(Path::new("/data"));
+    until(&rest, 200, "GET", "/health/ready").await;
+    until(&rest, 204, "PUT", "/kv/wren").await;
 }

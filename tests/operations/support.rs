@@ -126,6 +126,15 @@ pub(crate) const PARTITIONS: u32 = 16;
 impl Cluster {
     /// `count` nodes, N = 3, each with its settings changed by `settings`.
     pub(crate) async fn start_with(count: u64, settings: impl Fn(u64, &mut NodeConfig)) -> Cluster {
+        Cluster::start_on(count, settings, |_| Arc::new(MemoryDisk::new())).await
+    }
+
+    /// The same, each node on the disk that `disk` gives it.
+    pub(crate) async fn start_on(
+        count: u64,
+        settings: impl Fn(u64, &mut NodeConfig),
+        disk: impl Fn(u64) -> Arc<dyn Disk>,
+    ) -> Cluster {
         let partitions = PartitionCount::new(PARTITIONS).unwrap();
         let descriptor = ClusterDescriptor::new(partitions, 3, &[7; 64]);
         let layout = Layout::first(partitions, 3, (1..=count).map(member).collect()).unwrap();
@@ -133,8 +142,7 @@ impl Cluster {
         let clock = Arc::new(TestClock { real: RealClock::new(), ahead_ms: AtomicU64::new(0) });
         let (mut nodes, mut disks) = (Vec::new(), Vec::<Arc<dyn Disk>>::new());
         for id in 1..=count {
-            let io =
-                Io { net: Arc::new(net.clone()), disk: Arc::new(MemoryDisk::new()), clock: clock.clone() };
+            let io = Io { net: Arc::new(net.clone()), disk: disk(id), clock: clock.clone() };
             let dir = PathBuf::from("/data");
             let meta = NodeMeta {
                 format: FORMAT,
