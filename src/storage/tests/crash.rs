@@ -1,4 +1,4 @@
-//! Stops the disk at every single operation of a busy run (groups, rotations, snapshots, compactions, restarts), loses
+//! Stops the machine at every change of the disk in a busy run (groups, rotations, snapshots, compactions, restarts), loses
 //! what was not synced, and starts again: what was acknowledged is there, nothing that never was is, and no crash
 //! looks like corruption. The start is stopped too.
 
@@ -72,16 +72,16 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Stops at `operation`, loses, starts again (stopping that too at `again`), and checks.
-fn crash_at(operation: u64, loss: Loss, again: Option<u64>) -> bool {
+/// Stops behind so many changes, loses, starts again (stopping that too, behind `again`), and checks.
+fn crash_at(change: u64, loss: Loss, again: Option<u64>) -> bool {
     let disk = TestDisk::new();
     let mut truth = Truth::default();
-    disk.stop_at(operation);
+    disk.stop_after(change);
     let finished = runtime().block_on(async { run(&disk, &mut truth).await.is_ok() });
-    let when = format!("stopped at {operation}, {loss:?}, again {again:?}");
+    let when = format!("stopped at {change}, {loss:?}, again {again:?}");
     let mut image = disk.after(loss);
     if let Some(again) = again {
-        image.stop_at(again);
+        image.stop_after(again);
         runtime().block_on(async { drop(open_with(&image, tiny()).await) });
         image = image.after(loss);
     }
@@ -101,28 +101,28 @@ fn crash_at(operation: u64, loss: Loss, again: Option<u64>) -> bool {
 }
 
 #[test]
-fn a_crash_at_any_operation_loses_nothing_that_was_acknowledged() {
-    let mut operation = 0;
+fn a_crash_at_any_change_loses_nothing_that_was_acknowledged() {
+    let mut change = 0;
     loop {
-        let losses = [Loss::All, Loss::Nothing, Loss::Some(operation), Loss::Some(operation + 1_000_000)];
+        let losses = [Loss::All, Loss::Nothing, Loss::Some(change), Loss::Some(change + 1_000_000)];
         let mut finished = true;
         for loss in losses {
-            finished &= crash_at(operation, loss, None);
+            finished &= crash_at(change, loss, None);
         }
         if finished {
             break;
         }
-        operation += 1;
+        change += 1;
     }
-    assert!(operation > 300, "{operation} operations are too few to show anything");
+    assert!(change > 200, "{change} changes are too few to show anything");
 }
 
 #[test]
 fn a_crash_while_starting_after_a_crash_loses_nothing_either() {
-    for operation in (60..400).step_by(17) {
-        for again in 0..25 {
-            for loss in [Loss::All, Loss::Nothing, Loss::Some(operation * 31 + again)] {
-                crash_at(operation, loss, Some(again));
+    for change in (30..220).step_by(9) {
+        for again in 0..12 {
+            for loss in [Loss::All, Loss::Nothing, Loss::Some(change * 31 + again)] {
+                crash_at(change, loss, Some(again));
             }
         }
     }

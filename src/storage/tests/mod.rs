@@ -1,4 +1,4 @@
-//! What the engine's tests share. The disk is [`disk::TestDisk`] where durability or failure matters.
+//! What the engine's tests share. The disk is the fault-injecting one, through [`observed::TestDisk`] or bare.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +16,12 @@ mod check;
 mod compaction;
 mod crash;
 mod damage;
-mod disk;
 mod model;
+mod observed;
 mod power;
 mod trouble;
 
-use disk::{Loss, TestDisk};
+use observed::{Loss, TestDisk};
 
 const DIR: &str = "/data";
 

@@ -1,6 +1,7 @@
 //! Disks that fail, fill up or do not answer; marks that lie.
 
 use super::*;
+use crate::io::fault_disk::Fault;
 use crate::io::{BoxFuture, Clock};
 
 #[tokio::test]
@@ -8,12 +9,11 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let disk = TestDisk::new();
     let (store, _) = open(&disk).await;
     put_durable(&store, "old", "value").await;
-    disk.fail_syncs(true);
+    disk.disk.arm(Fault::SyncError { path: Path::new(DIR).to_owned(), nth: 1 });
     let position = put(&store, "key", "value").await.unwrap();
     assert!(matches!(store.wait_synced(position).await, Err(StorageError::Latched(_))));
-    assert_eq!(store.failed().await, "the disk is on fire");
+    assert!(store.failed().await.contains("os error 5"), "what the system said");
     // The next sync would succeed without having written the pages.
-    disk.fail_syncs(false);
     let writes = disk.log().len();
     assert!(matches!(put(&store, "other", "value").await, Err(StorageError::Latched(_))));
     assert!(matches!(try_get(&store, "key").await, Err(StorageError::Latched(_))));
@@ -141,7 +141,7 @@ async fn the_clean_mark_is_written_last_and_its_removal_is_synced_before_anythin
     assert!(recovery.clean && recovery.rewritten == 0);
     let log = after.log();
     let removed = log.iter().position(|done| done == "remove clean").unwrap();
-    assert_eq!(log[removed + 1], "sync-dir");
+    assert!(log[removed + 1].starts_with("sync-dir"));
     assert!(!log[..removed].iter().any(|done| done.starts_with("write")), "{log:?}");
 }
 
@@ -197,7 +197,7 @@ async fn a_snapshot_counts_only_after_all_that_it_points_at_is_synced() {
 
 #[tokio::test]
 async fn a_read_that_fails_once_costs_no_copy_and_one_that_keeps_failing_is_damage() {
-    use crate::io::fault_disk::{Fault, FaultDisk, Image};
+    use crate::io::fault_disk::{FaultDisk, Image};
     let mut image = Image::new();
     image.create_dir_all(Path::new(DIR)).unwrap();
     let disk = FaultDisk::new(image);
