@@ -19,7 +19,7 @@ use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, S
 use super::index::split_key;
 use super::inspect::shape_of;
 use super::recovery::{Recovered, recover};
-use super::segment::path_of;
+use super::segment::{POSITION_MAX, path_of};
 use super::{PartitionState, Slot, StorageError, TABLES, Table, snapshot};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::ring::PartitionCount;
@@ -219,7 +219,12 @@ pub fn run(files: &Files) -> Outcome {
         }
     }
     let left = contents(&first);
-    let again = start().expect("a start leaves what can be started on");
+    let again = match start() {
+        Ok(again) => again,
+        // At the very end of all positions the first start may have taken the last ones.
+        Err(StorageError::BadDirectory(_)) if first.start.position > POSITION_MAX => return outcome,
+        Err(error) => panic!("a start leaves what can be started on: {error}"),
+    };
     assert_eq!(contents(&again), left, "{:?}, then {:?}", first.report, again.report);
     assert_eq!((again.report.cut, again.report.maybe_rotten), (0, false), "{:?}", first.report);
     outcome

@@ -140,8 +140,22 @@ fn id_of(name: &str) -> Option<u64> {
 
 /// Changes some bytes as rot, torn writes and fuzzers do.
 fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Xoshiro256PlusPlus) {
-    const ODD: [u64; 12] =
-        [0, 1, 127, 128, 250, 251, 255, 0xffff, 0x7fff_ffff, 0xffff_ffff, u64::MAX / 2, u64::MAX];
+    const ODD: [u64; 14] = [
+        0,
+        1,
+        127,
+        128,
+        250,
+        251,
+        255,
+        0xffff,
+        0x7fff_ffff,
+        0xffff_ffff,
+        1 << 61,
+        1 << 62,
+        u64::MAX / 2,
+        u64::MAX,
+    ];
     for _ in 0..random.random_range(1..4) {
         let len = bytes.len();
         let at = random.random_range(0..=len);

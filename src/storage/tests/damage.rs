@@ -1,7 +1,9 @@
 //! Torn tails, rot, and telling them apart.
 
 use super::*;
-use crate::storage::format::{GROUP_HEAD_LEN, SEGMENT_HEAD_LEN};
+use crate::storage::format::{
+    GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead, seed_of,
+};
 
 fn find(bytes: &[u8], value: &str) -> usize {
     bytes.windows(value.len()).position(|window| window == value.as_bytes()).unwrap()
@@ -255,4 +257,53 @@ async fn a_damaged_snapshot_is_refused_at_every_byte_and_the_log_read_instead() 
             assert_eq!((contents(&store), roots(&store)), expected);
         }
     }
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_go_on_is_refused_before_anything_is_written() {
+    for (id, base) in [(1, segment::POSITION_MAX + 1), (1, u64::MAX), (segment::ID_MAX - 1, 0), (u64::MAX, 0)]
+    {
+        let disk = TestDisk::new();
+        let mut bytes = SegmentHead { id, base, synced: 0 }.encode();
+        bytes.resize(SEGMENT_HEAD_LEN + GROUP_HEAD_LEN, 0);
+        let position = base.saturating_add(SEGMENT_HEAD_LEN as u64);
+        let partitions = PartitionSet::default();
+        let head = GroupHead { position, synced: 0, len: 0, records: 0, checksum: 0, partitions };
+        head.write(&mut bytes[SEGMENT_HEAD_LEN..], seed_of(id, SEGMENT_HEAD_LEN as u64));
+        let path = segment::path_of(Path::new(DIR), id);
+        disk.set_contents(&path, bytes.clone());
+        let refused = open_with(&disk, quiet()).await.err();
+        assert!(matches!(refused, Some(StorageError::BadDirectory(_))), "{id}, {base}: {refused:?}");
+        assert_eq!((disk.contents(&path), disk.log()), (bytes, Vec::new()));
+    }
+}
+
+#[tokio::test]
+async fn what_is_cut_stays_cut_also_when_a_group_behind_it_proves_nothing() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "a", "first").await;
+    let path = segment_paths(&disk).remove(0);
+    let torn = disk.contents(&path).len();
+    put_durable(&store, "b", "torn").await;
+    let mut behind = Vec::new();
+    for key in ["c", "d"] {
+        behind.push(disk.contents(&path).len());
+        put_durable(&store, key, "behind").await;
+    }
+    let mut bytes = disk.contents(&path);
+    bytes[torn + GROUP_HEAD_LEN + 20] ^= 1;
+    for at in behind {
+        // As if these groups had not waited for the ones before them: no engine writes that, and a file can say it.
+        let head = GroupHead::read(&bytes[at..at + GROUP_HEAD_LEN]).unwrap();
+        GroupHead { synced: 0, ..head }.write(&mut bytes[at..], seed_of(1, at as u64));
+    }
+    disk.set_contents(&path, bytes);
+    let (store, recovery) = open(&disk.after(Loss::All)).await;
+    assert_eq!((recovery.corrupt, get(&store, "b").await, get(&store, "c").await), (0, None, None));
+    let image = disk.after(Loss::All);
+    drop(open(&image).await);
+    let (store, again) = open(&image.after(Loss::All)).await;
+    assert_eq!((again.corrupt, again.cut), (0, 0), "{again:?}");
+    assert_eq!(get(&store, "a").await.as_deref(), Some("first"));
 }
