@@ -5,7 +5,7 @@
 //! (A B C D, A B C D); beside them stands the floor: the same bytes appended to a file and one fdatasync a group.
 //!
 //! ```sh
-//! cargo run --release --manifest-path bench-compare/Cargo.toml -- [records] [seconds a turn] [directory]
+//! cargo run --release --manifest-path bench-compare/Cargo.toml -- [records] [seconds a turn] [directory] [engines]
 //! ```
 
 use std::error::Error;
@@ -51,7 +51,11 @@ fn value(chance: &mut Xoshiro256PlusPlus) -> Vec<u8> {
 /// The change of a read-modify-write: all of the value, so that no engine saves bytes by luck.
 fn changed(old: &[u8], chance: &mut Xoshiro256PlusPlus) -> Vec<u8> {
     let mask = chance.next_u64().to_le_bytes();
-    old.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
+    let mut new = old.to_vec();
+    for part in new.chunks_mut(mask.len()) {
+        part.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    }
+    new
 }
 
 struct Fjall {
@@ -192,15 +196,20 @@ fn main() -> Result<()> {
     let seconds: f64 = args.next().map_or(Ok(4.0), |text| text.parse())?;
     let temporary = tempfile::tempdir()?;
     let dir = args.next().map_or_else(|| temporary.path().to_owned(), PathBuf::from);
+    let wanted = args.next().unwrap_or_else(|| "floor,ringdove,fjall,redb".to_owned());
     std::fs::create_dir_all(&dir)?;
 
     let mut chance = Xoshiro256PlusPlus::seed_from_u64(7);
-    let mut engines: Vec<Box<dyn Engine>> = vec![
-        Box::new(Floor { file: File::create(dir.join("floor"))? }),
-        Box::new(ours::Ours::open(&dir)?),
-        Box::new(Fjall::open(&dir)?),
-        Box::new(Redb::open(&dir)?),
-    ];
+    let mut engines: Vec<Box<dyn Engine>> = Vec::new();
+    for name in wanted.split(',') {
+        engines.push(match name {
+            "floor" => Box::new(Floor { file: File::create(dir.join("floor"))? }),
+            "ringdove" => Box::new(ours::Ours::open(&dir)?),
+            "fjall" => Box::new(Fjall::open(&dir)?),
+            "redb" => Box::new(Redb::open(&dir)?),
+            other => return Err(format!("{other} is no engine here").into()),
+        });
+    }
     for engine in &mut engines {
         let start = Instant::now();
         for first in (0..records).step_by(10_000) {
@@ -231,7 +240,8 @@ fn main() -> Result<()> {
                 sum.written += written() - written_before;
             }
         }
-        let floor = sums[0].operations as f64 / sums[0].wall.as_secs_f64();
+        let floor = engines.iter().zip(&sums).find(|(engine, _)| engine.name() == "floor");
+        let floor = floor.map_or(f64::NAN, |(_, sum)| sum.operations as f64 / sum.wall.as_secs_f64());
         for (engine, sum) in engines.iter().zip(&sums) {
             let rate = sum.operations as f64 / sum.wall.as_secs_f64();
             let cpu = sum.cpu.as_secs_f64() * 1e6 / sum.operations as f64;

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
 use rand::Rng;
 use rand::rngs::Xoshiro256PlusPlus;
 use ringdove::dynamo::merkle::MerkleKey;
@@ -47,25 +46,22 @@ impl Ours {
     ) -> Result<()> {
         let slots: Vec<Slot> = keys.map(|key| self.slot(&key)).collect::<Result<_>>()?;
         let Ours { runtime, store, mint, .. } = self;
-        let (mint, value) = (std::cell::RefCell::new(mint), std::cell::RefCell::new(&mut value));
         runtime.block_on(async {
-            let updates = slots.iter().map(|slot| {
-                store.update(slot, Durability::Sync, |entry| {
-                    let old = entry.copy.record.siblings().first().map(|sibling| match &sibling.content {
-                        Content::Value(bytes) => bytes.clone(),
-                        Content::Tombstone => bytes::Bytes::new(),
-                    });
-                    let new = (value.borrow_mut())(old.as_deref());
-                    let content = Content::Value(new.into());
-                    let write = Write { write_id: WriteId(1), content, meta: None, expires_at: None };
-                    let mint = &mut *mint.borrow_mut();
-                    let put = entry.copy.put(mint, Overwrite::Current, write, Wall(1), &Caps::default());
-                    (Change::Write, put.map(|_| ()))
-                })
-            });
             let mut last = Default::default();
-            for update in join_all(updates).await {
-                let (put, position) = update?;
+            for slot in &slots {
+                let (put, position) = store
+                    .update(slot, Durability::Sync, |entry| {
+                        let old = entry.copy.record.siblings().first().map(|sibling| &sibling.content);
+                        let new = value(match old {
+                            Some(Content::Value(bytes)) => Some(bytes),
+                            _ => None,
+                        });
+                        let content = Content::Value(new.into());
+                        let write = Write { write_id: WriteId(1), content, meta: None, expires_at: None };
+                        let put = entry.copy.put(mint, Overwrite::Current, write, Wall(1), &Caps::default());
+                        (Change::Write, put.map(|_| ()))
+                    })
+                    .await?;
                 put?;
                 last = position.max(last);
             }
