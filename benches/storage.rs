@@ -21,7 +21,9 @@ use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::{ActorMint, Caps, Content, Overwrite, Write};
 use ringdove::io::{RealClock, RealDisk};
-use ringdove::storage::{Change, Direction, Durability, LogPosition, Slot, Stats, Store, StoreConfig, Table};
+use ringdove::storage::{
+    Change, Direction, Durability, LogPosition, SaltSeed, Slot, Stats, Store, StoreConfig, Table,
+};
 use ringdove::types::{Incarnation, Key, Namespace, Wall, WriteId};
 
 const VALUE: usize = 580;
@@ -100,6 +102,7 @@ async fn open(dir: &Path, config: StoreConfig) -> (Store, Duration) {
         Arc::new(RealClock::new()),
         dir,
         Incarnation(began.elapsed().subsec_nanos().into()),
+        SaltSeed(1),
         config,
     );
     let (store, _) = opened.await.expect("a store");

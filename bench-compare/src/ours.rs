@@ -9,7 +9,7 @@ use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::{ActorMint, Caps, Content, Overwrite, Write};
 use ringdove::io::{RealClock, RealDisk};
-use ringdove::storage::{Change, Durability, Slot, Store, StoreConfig, Table};
+use ringdove::storage::{Change, Durability, SaltSeed, Slot, Store, StoreConfig, Table};
 use ringdove::types::{Incarnation, Key, Namespace, Wall, WriteId};
 
 use super::{Engine, Result, changed};
@@ -29,7 +29,7 @@ impl Ours {
         let partitions = PartitionCount::new(256)?;
         let config = StoreConfig::new(partitions, MerkleKey([7; 16]));
         let (disk, clock) = (Arc::new(RealDisk::new()?), Arc::new(RealClock::new()));
-        let opened = runtime.block_on(Store::open(disk, clock, &dir, Incarnation(1), config));
+        let opened = runtime.block_on(Store::open(disk, clock, &dir, Incarnation(1), SaltSeed(1), config));
         Ok(Ours { runtime, store: opened?.0, partitions, mint: ActorMint::new(Incarnation(1)) })
     }
 

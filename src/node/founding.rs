@@ -12,7 +12,7 @@ use super::NodeError;
 use crate::dynamo::merkle::MerkleKey;
 use crate::io::{Clock, Disk};
 use crate::storage::directory::{self, NodeMeta};
-use crate::storage::{Change, LogPosition, Store, StoreConfig};
+use crate::storage::{Change, LogPosition, SaltSeed, Store, StoreConfig};
 use crate::types::Incarnation;
 
 /// Makes `dir` the directory of `meta.node`, whose partitions under `meta.layouts` count as refilled. `incarnation` is
@@ -32,7 +32,9 @@ pub async fn found(
         reason: error.to_string(),
     })?;
     let config = StoreConfig::new(meta.descriptor.partitions, MerkleKey(meta.descriptor.merkle_key));
-    let opened = Store::open(disk.clone(), clock, dir, incarnation, config);
+    // No client's value gets into the segments of this start, so their salts are no secret.
+    let salts = SaltSeed(incarnation.0);
+    let opened = Store::open(disk.clone(), clock, dir, incarnation, salts, config);
     let (store, _) = Box::pin(opened).await?;
     let mut end = LogPosition::default();
     for partition in meta.descriptor.partitions.partitions() {

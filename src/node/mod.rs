@@ -37,7 +37,7 @@ use crate::net::message::{
 };
 use crate::net::peers::Peers;
 use crate::net::serve::{Limits, serve};
-use crate::storage::{Recovery, StorageError, Store, StoreConfig, directory};
+use crate::storage::{Recovery, SaltSeed, StorageError, Store, StoreConfig, directory};
 use crate::sync::Watched;
 use crate::types::{
     Incarnation, Key, LayoutRef, Mono, Namespace, NodeId, PartitionId, TraceId, Wall, WriteId,
@@ -226,12 +226,17 @@ impl Node {
         let started = Mono::from_origin(io.clock.mono());
         let mut rng = ChaCha8Rng::from_seed(seed);
         let incarnation = Incarnation(rng.next_u64());
+        // A stream of its own: no peer or client ever sees a number of it.
+        let mut secret = ChaCha8Rng::from_seed(seed);
+        secret.set_stream(1);
+        let salts = SaltSeed(secret.next_u64());
         let store_config = StoreConfig {
             partitions: meta.descriptor.partitions,
             merkle_key: MerkleKey(meta.descriptor.merkle_key),
             ..config.store.clone()
         };
-        let opened = Store::open(io.disk.clone(), io.clock.clone(), &config.dir, incarnation, store_config);
+        let (disk, clock) = (io.disk.clone(), io.clock.clone());
+        let opened = Store::open(disk, clock, &config.dir, incarnation, salts, store_config);
         let (store, recovery) = Box::pin(opened).await?;
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello, rng.next_u64());

@@ -320,7 +320,8 @@ impl Checking {
         if found.limit > found.size && below >= found.limit {
             self.stretch(id, found.size, found.limit, What::Truncated, PartitionSet::ALL);
         }
-        let mut walk = Walk::new(found.file.clone(), id, (SEGMENT_HEAD_LEN as u64).min(there), there);
+        let mut walk =
+            Walk::new(found.file.clone(), found.salted(), (SEGMENT_HEAD_LEN as u64).min(there), there);
         let mut group: Option<Group> = None;
         loop {
             let item = match walk.next().await {

@@ -87,7 +87,7 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
     if !victim.is_dead() {
         let Some(file) = victim.file().cloned() else { return Ok(()) };
         let from = super::format::SEGMENT_HEAD_LEN as u64;
-        let mut walk = Walk::new(file, victim.id, from.min(victim.len()), victim.len());
+        let mut walk = Walk::new(file, victim.salted(), from.min(victim.len()), victim.len());
         let drop_removals = removals_may_go(inner, victim);
         let mut pace = Pace::new(inner, hurry);
         let mut group = PartitionSet::ALL;

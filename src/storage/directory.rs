@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::StorageError;
-use super::format::{KIND_CLEAN, KIND_META, append_record, seed_of};
+use super::format::{KIND_CLEAN, KIND_META, Salted, append_record, seed_of};
 use super::segment::PROVEN_MAX;
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::Layout;
@@ -29,7 +29,7 @@ const NAME_NEW: &str = "node.meta.new";
 pub(super) const CLEAN_NAME: &str = "clean";
 pub(super) const LOCK_NAME: &str = "LOCK";
 /// The layout of files in a data directory that this build reads and writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.
 const LEN_MAX: u64 = 64 * 1024 * 1024;
 /// Most bytes of the mark.
@@ -59,7 +59,7 @@ pub async fn write(disk: &dyn Disk, dir: &Path, meta: &NodeMeta) -> Result<(), S
     }
     let path = dir.join(NAME_NEW);
     let mut record = Vec::new();
-    append_record(&mut record, seed_of(0, 0), KIND_META, meta)?;
+    append_record(&mut record, seed_of(Salted::plain(0), 0), KIND_META, meta)?;
     let file = disk.open(&path, true).await.map_err(StorageError::io("create", &path))?;
     file.set_len(0).await.map_err(StorageError::io("write", &path))?;
     file.write_at(0, record.into()).await.map_err(StorageError::io("write", &path))?;
@@ -102,8 +102,8 @@ pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, Stora
     }
     let len = usize::try_from(size).expect("at most 64 MiB");
     let bytes: Bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
-    let opened =
-        envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).map_err(|error| damaged(error.to_string()))?;
+    let opened = envelope::open(&bytes, PREFIX_LEN, seed_of(Salted::plain(0), 0))
+        .map_err(|error| damaged(error.to_string()))?;
     if opened.kind != KIND_META {
         return Err(damaged("another record stands there".to_owned()));
     }
@@ -120,7 +120,7 @@ pub async fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<NodeMeta>, Stora
 pub(super) async fn write_clean(disk: &dyn Disk, dir: &Path, position: u64) -> Result<(), StorageError> {
     let path = dir.join(CLEAN_NAME);
     let mut record = Vec::new();
-    append_record(&mut record, seed_of(0, 0), KIND_CLEAN, &position)?;
+    append_record(&mut record, seed_of(Salted::plain(0), 0), KIND_CLEAN, &position)?;
     let file = disk.open(&path, true).await.map_err(StorageError::io("create", &path))?;
     file.set_len(0).await.map_err(StorageError::io("cut", &path))?;
     file.write_at(0, record.into()).await.map_err(StorageError::io("write", &path))?;
@@ -139,7 +139,7 @@ pub(super) async fn read_clean(disk: &dyn Disk, dir: &Path) -> Result<Option<u64
     let len = file.size().await.map_err(StorageError::io("read", &path))?.min(CLEAN_LEN_MAX);
     let len = usize::try_from(len).expect("a few bytes");
     let bytes = file.read_at(0, len).await.map_err(StorageError::io("read", &path))?;
-    let opened = envelope::open(&bytes, PREFIX_LEN, seed_of(0, 0)).ok();
+    let opened = envelope::open(&bytes, PREFIX_LEN, seed_of(Salted::plain(0), 0)).ok();
     let opened = opened.filter(|opened| opened.kind == KIND_CLEAN);
     let position = opened.and_then(|opened| codec::decode(&bytes[opened.body]).ok());
     Ok(position.filter(|position| *position <= PROVEN_MAX))

@@ -129,7 +129,8 @@ pub(super) fn cache(bytes: u64) -> EntryCache {
 
 /// Checks a record and reads it. Values are slices of `bytes`, which live as long as they do.
 pub(super) fn decode(slot: &Slot, place: Place, segment: &Segment, bytes: &Bytes) -> Result<Entry, String> {
-    let opened = open_record(bytes, segment.seed(place.position)).ok_or("its checksum is wrong")?;
+    let seed = segment.seed(place.position).ok_or("the head of its segment is lost")?;
+    let opened = open_record(bytes, seed).ok_or("its checksum is wrong")?;
     if opened.kind != KIND_ENTRY {
         return Err("a record of another kind stands there".to_owned());
     }

@@ -2,18 +2,23 @@
 //!
 //! ```text
 //!   0000000007.log
-//!   ┌──────────────┬────────────┬────────┬────────┬───┬────────────┬────────┬───
-//!   │ segment head │ group head │ record │ record │ … │ group head │ record │ …
-//!   │ 40 bytes     │ 76 bytes   │        │        │   │            │        │
-//!   └──────────────┴────────────┴────────┴────────┴───┴────────────┴────────┴───
-//!   position: base   base + 40                          = all before it is synced
+//!   ┌──────────────┬──────────┬────────────┬────────┬────────┬───┬────────────┬────────┬───
+//!   │ segment head │ the same │ group head │ record │ record │ … │ group head │ record │ …
+//!   │ 48 bytes     │ 48 bytes │ 76 bytes   │        │        │   │            │        │
+//!   └──────────────┴──────────┴────────────┴────────┴────────┴───┴────────────┴────────┴───
+//!   position: base              base + 96                          = all before it is synced
 //! ```
 //! Each box is one message in the envelope (`net::envelope`). Its checksum starts from a seed over segment id and
-//! offset, so that a record at a wrong place is seen. A *position* counts bytes over all segments: a segment's base
-//! plus the offset in its file. The heads have fixed lengths, so that what follows has its place before it is known
-//! how long the group will be.
+//! offset, so that a record at a wrong place is seen, and over the segment's salt, random bits that its head tells:
+//! behind damage every byte is tried as the beginning of a record (`walk`), and a client that knew the seed could put
+//! a value that has a whole record in it. A candidate of his passes with a chance of 2^-32. Nothing of a segment can
+//! be read without its salt, so the head stands there twice and is synced before anything follows it.
+//!
+//! A *position* counts bytes over all segments: a segment's base plus the offset in its file. The heads have fixed
+//! lengths, so that what follows has its place before it is known how long the group will be.
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use super::body::{encode_entry, encode_slot};
 use super::{Entry, PartitionState, Slot};
@@ -40,8 +45,10 @@ pub(super) const KIND_CLEAN: u16 = 8;
 /// Kinds from here on are those of the snapshot.
 pub(super) const KIND_SNAPSHOT: u16 = 16;
 
-/// Bytes of a segment's head.
-pub(super) const SEGMENT_HEAD_LEN: usize = PREFIX_LEN + 24;
+/// Bytes of one copy of a segment's head.
+const HEAD_LEN: usize = PREFIX_LEN + 32;
+/// Bytes of a segment's head, both copies.
+pub(super) const SEGMENT_HEAD_LEN: usize = 2 * HEAD_LEN;
 /// Bytes of a group's head.
 pub(super) const GROUP_HEAD_LEN: usize = PREFIX_LEN + 60;
 /// Most bytes of a whole record.
@@ -66,12 +73,34 @@ pub(super) struct StateBody {
     pub(super) state: PartitionState,
 }
 
-/// The checksum of what stands at `offset` of segment `id` starts from here.
-pub(super) fn seed_of(id: u64, offset: u64) -> u32 {
-    let mut place = [0; 16];
-    place[..8].copy_from_slice(&id.to_le_bytes());
-    place[8..].copy_from_slice(&offset.to_le_bytes());
-    crc32c::crc32c(&place)
+/// What the checksums of a file hang on besides their places in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Salted {
+    /// The segment's; files that are no segments have ids that no segment has.
+    pub(super) id: u64,
+    /// The segment's; 0 in what is read at fixed places only, and so cannot be in a value.
+    pub(super) salt: u64,
+}
+
+impl Salted {
+    /// Of a file that has no salt, and of the heads of segments.
+    pub(super) fn plain(id: u64) -> Salted {
+        Salted { id, salt: 0 }
+    }
+}
+
+/// The checksum of what stands at `offset` of a file starts from here. With a salt it is a keyed hash: who has seen some
+/// seeds knows no other. Without one it is as in every build before, which could else not tell each other's `node.meta`
+/// from a damaged one.
+pub(super) fn seed_of(of: Salted, offset: u64) -> u32 {
+    if of.salt == 0 {
+        let mut place = [0; 16];
+        place[..8].copy_from_slice(&of.id.to_le_bytes());
+        place[8..].copy_from_slice(&offset.to_le_bytes());
+        return crc32c::crc32c(&place);
+    }
+    let hash = SipHasher13::new_with_keys(of.salt, of.id).hash(&offset.to_le_bytes());
+    u32::try_from(hash >> 32).expect("the upper half")
 }
 
 /// Appends a record to `out`; `seed` is that of the place where it will stand. Gives its length.
@@ -173,24 +202,39 @@ pub(super) struct SegmentHead {
     pub(super) base: u64,
     /// Everything before this position was synced before the segment was made.
     pub(super) synced: u64,
+    /// Random bits of this segment.
+    pub(super) salt: u64,
 }
 
 impl SegmentHead {
+    /// What the checksums of the segment's records hang on.
+    pub(super) fn salted(&self) -> Salted {
+        Salted { id: self.id, salt: self.salt }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; SEGMENT_HEAD_LEN];
-        out[16..24].copy_from_slice(&self.id.to_le_bytes());
-        out[24..32].copy_from_slice(&self.base.to_le_bytes());
-        out[32..40].copy_from_slice(&self.synced.to_le_bytes());
-        seal(&mut out, seed_of(self.id, 0), KIND_SEGMENT);
+        for (copy, at) in out.chunks_mut(HEAD_LEN).zip([0, HEAD_LEN as u64]) {
+            copy[16..24].copy_from_slice(&self.id.to_le_bytes());
+            copy[24..32].copy_from_slice(&self.base.to_le_bytes());
+            copy[32..40].copy_from_slice(&self.synced.to_le_bytes());
+            copy[40..48].copy_from_slice(&self.salt.to_le_bytes());
+            seal(copy, seed_of(Salted::plain(self.id), at), KIND_SEGMENT);
+        }
         out
     }
 
-    /// Reads the head of the segment that the file's name says this is.
-    pub(super) fn decode(bytes: &[u8], id: u64) -> Option<SegmentHead> {
-        let bytes = bytes.get(..SEGMENT_HEAD_LEN)?;
-        let opened = open_record(bytes, seed_of(id, 0))?;
-        let head = SegmentHead { id: word(bytes, 16), base: word(bytes, 24), synced: word(bytes, 32) };
-        (opened.kind == KIND_SEGMENT && head.id == id).then_some(head)
+    /// Reads the head of the segment that the file's name says this is, and whether both copies of it are whole.
+    pub(super) fn decode(bytes: &[u8], id: u64) -> Option<(SegmentHead, bool)> {
+        let copy = |at: usize| {
+            let bytes = bytes.get(at..at + HEAD_LEN)?;
+            let opened = open_record(bytes, seed_of(Salted::plain(id), at as u64))?;
+            let (base, synced, salt) = (word(bytes, 24), word(bytes, 32), word(bytes, 40));
+            let head = SegmentHead { id: word(bytes, 16), base, synced, salt };
+            (opened.kind == KIND_SEGMENT && head.id == id).then_some(head)
+        };
+        let (first, second) = (copy(0), copy(HEAD_LEN));
+        Some((first.or(second)?, first == second))
     }
 }
 
@@ -272,11 +316,19 @@ mod tests {
 
     #[test]
     fn heads_read_back_at_their_place_and_nowhere_else() {
-        let head = SegmentHead { id: 7, base: 1 << 40, synced: 99 };
+        let head = SegmentHead { id: 7, base: 1 << 40, synced: 99, salt: 1 << 50 };
         let bytes = head.encode();
         assert_eq!(bytes.len(), SEGMENT_HEAD_LEN);
-        assert_eq!(SegmentHead::decode(&bytes, 7), Some(head));
+        assert_eq!(SegmentHead::decode(&bytes, 7), Some((head, true)));
         assert_eq!(SegmentHead::decode(&bytes, 8), None);
+        for at in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            assert_eq!(SegmentHead::decode(&bytes, 7), Some((head, false)), "byte {at}");
+            let other = (at + HEAD_LEN) % SEGMENT_HEAD_LEN;
+            bytes[other] ^= 1;
+            assert_eq!(SegmentHead::decode(&bytes, 7), None, "bytes {at} and {other}");
+        }
 
         let mut partitions = PartitionSet::default();
         partitions.insert(PartitionId(3));
@@ -284,12 +336,19 @@ mod tests {
         assert!(partitions.contains(PartitionId(255)) && !partitions.contains(PartitionId(4)));
         let group = GroupHead { position: 5, synced: 4, len: 3, records: 2, checksum: 1, partitions };
         let mut bytes = vec![0; GROUP_HEAD_LEN + 3];
-        group.write(&mut bytes, seed_of(7, 40));
+        let of = head.salted();
+        group.write(&mut bytes, seed_of(of, 96));
         let message = &bytes[..plausible_len(&bytes, bytes.len()).unwrap()];
-        assert_eq!(open_record(message, seed_of(7, 40)).map(|opened| opened.kind), Some(KIND_GROUP));
-        assert!(open_record(message, seed_of(7, 41)).is_none());
-        assert!(open_record(message, seed_of(6, 40)).is_none());
+        assert_eq!(open_record(message, seed_of(of, 96)).map(|opened| opened.kind), Some(KIND_GROUP));
+        assert!(open_record(message, seed_of(of, 97)).is_none());
+        assert!(open_record(message, seed_of(Salted { id: 6, ..of }, 96)).is_none());
+        assert!(open_record(message, seed_of(Salted::plain(7), 96)).is_none());
         assert_eq!(GroupHead::read(message), Some(group));
+    }
+
+    #[test]
+    fn what_a_directory_says_of_itself_is_readable_by_all_builds() {
+        assert_eq!(seed_of(Salted::plain(0), 0), crc32c::crc32c(&[0; 16]));
     }
 
     #[test]

@@ -15,12 +15,14 @@ use futures_util::FutureExt;
 use super::check::check;
 use super::directory::{self, FORMAT, NodeMeta};
 use super::engine::decode;
-use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead, seed_of};
+use super::format::{
+    GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, Salted, SegmentHead, seed_of,
+};
 use super::index::split_key;
 use super::inspect::shape_of;
 use super::recovery::{Recovered, recover};
 use super::segment::{POSITION_MAX, path_of};
-use super::{PartitionState, Slot, StorageError, TABLES, Table, snapshot};
+use super::{PartitionState, SaltSeed, Slot, StorageError, TABLES, Table, snapshot};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::ring::PartitionCount;
 use crate::io::{Disk, MemoryDisk};
@@ -32,6 +34,8 @@ const DIR: &str = "/fuzz";
 const RESEAL: u8 = 1;
 /// In the first byte of a segment: another one stands behind it, so all of it is proven.
 const FOLLOWED: u8 = 2;
+/// In the first byte of a segment: a whole head is put before the rest, without which nothing of it can be read.
+const HEADED: u8 = 4;
 
 /// A data directory.
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -68,18 +72,23 @@ pub fn node_meta(input: &[u8]) -> Outcome {
 pub fn segment(input: &[u8]) -> Outcome {
     let Some((flags, bytes)) = input.split_first() else { return Outcome::default() };
     let mut bytes = bytes.to_vec();
+    if flags & HEADED != 0 {
+        let head = SegmentHead { id: 1, base: 0, synced: 0, salt: 1 };
+        bytes.splice(..0, head.encode());
+    }
     if flags & RESEAL != 0 {
         reseal(&mut bytes, 1, usize::MAX);
     }
     let mut files = around();
     if flags & FOLLOWED != 0 {
         let position = bytes.len() as u64;
-        let mut next = SegmentHead { id: 2, base: position, synced: position }.encode();
+        let head = SegmentHead { id: 2, base: position, synced: position, salt: 2 };
+        let (of, mut next) = (head.salted(), head.encode());
         next.resize(SEGMENT_HEAD_LEN + GROUP_HEAD_LEN, 0);
         let (position, synced) = (position + SEGMENT_HEAD_LEN as u64, position);
         let partitions = PartitionSet::default();
         let head = GroupHead { position, synced, len: 0, records: 0, checksum: 0, partitions };
-        head.write(&mut next[SEGMENT_HEAD_LEN..], seed_of(2, SEGMENT_HEAD_LEN as u64));
+        head.write(&mut next[SEGMENT_HEAD_LEN..], seed_of(of, SEGMENT_HEAD_LEN as u64));
         files.insert(name_of(2), next);
     }
     files.insert(name_of(1), bytes);
@@ -99,13 +108,17 @@ pub fn snapshot(input: &[u8]) -> Outcome {
 }
 
 /// Makes the checksums of up to `count` records right, as far as their lengths lead. `id` is the segment's; the largest
-/// there is for a snapshot.
+/// there is for a snapshot. Its salt is what the file says by the time the head is right.
 pub fn reseal(bytes: &mut [u8], id: u64, count: usize) {
     let mut offset = 0;
+    let segment = id != 0 && id != u64::MAX;
     for _ in 0..count {
         let Some(prefix) = bytes.get(offset..).and_then(|rest| rest.first_chunk::<4>()) else { return };
         let Ok(len) = envelope::message_len(*prefix, PREFIX_LEN, bytes.len() - offset) else { return };
-        let seed = if id == 0 { seed_of(0, 0) } else { seed_of(id, offset as u64) };
+        let in_head = !segment || offset < SEGMENT_HEAD_LEN;
+        let head = if in_head { None } else { SegmentHead::decode(bytes, id) };
+        let of = head.map_or(Salted::plain(id), |(head, _)| head.salted());
+        let seed = seed_of(of, if id == 0 { 0 } else { offset as u64 });
         envelope::seal(&mut bytes[offset..offset + len], seed);
         offset += len;
     }
@@ -188,7 +201,7 @@ pub fn run(files: &Files) -> Outcome {
     assert!(files_of(&disk) == *files, "the check has changed something");
     let Ok(Some(meta)) = at_once(directory::read(&disk, dir)) else { return Outcome::default() };
     let shape = shape_of(Some(&meta));
-    let start = || at_once(recover(&disk, dir, shape, Incarnation(1)));
+    let start = || at_once(recover(&disk, dir, shape, Incarnation(1), SaltSeed(1)));
     let first = match start() {
         Ok(first) => first,
         Err(StorageError::BadDirectory(_)) => return Outcome::default(),

@@ -211,7 +211,7 @@ impl<'a> Look<'a> {
         for found in &examined.found {
             let there = found.limit.min(found.size);
             if there > SEGMENT_HEAD_LEN as u64 {
-                let segment = Segment::with_file(found.id, found.base, there, found.file.clone());
+                let segment = Segment::with_file(found.id, found.base, found.salt, there, found.file.clone());
                 segments.insert(Arc::new(segment));
             }
         }

@@ -12,6 +12,8 @@
 //! Invariants
 //! - No byte of a group is written before the fdatasync of the group before it returned. So after a crash at most the
 //!   last group is in doubt, and each group's head proves all that stands before it.
+//! - A segment's head is synced before its first group is written: without the salt in it nothing can be read, so a
+//!   file that goes on behind a head that cannot be read is rot and not a torn tail.
 //! - A failed write or sync *latches*: no position is announced as synced any more, and the file is not touched
 //!   again. fsync may fail once, drop the pages and succeed the next time; only a restart, which reads what is really
 //!   there, may go on (fsyncgate, 2018).
@@ -29,15 +31,17 @@ use bytes::Bytes;
 use tokio::select;
 use tokio::sync::{Notify, oneshot};
 
-use super::StorageError;
 use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead};
-use super::segment::{Segment, Segments, path_of};
-use crate::io::{Clock, Disk, Unwritten};
+use super::segment::{Segment, Segments, path_of, salt_of};
+use super::{SaltSeed, StorageError};
+use crate::io::{Clock, Disk, File, Unwritten};
 use crate::measure::Histogram;
 use crate::net::codec::CodecError;
 use crate::sync::Watched;
 use crate::types::PartitionId;
 
+/// Only segments that are read can lack a salt.
+const SALTED: &str = "the log has made its own segments";
 /// Most bytes that may gather, whatever the settings say: a group's length is a u32.
 const GATHERED_MAX: usize = 1 << 30;
 /// How long a full disk is left alone before the next try.
@@ -110,6 +114,8 @@ pub(super) struct Start {
     pub(super) segment: Arc<Segment>,
     /// Everything before is synced; the next group stands here.
     pub(super) position: u64,
+    /// For the salts of the segments to come.
+    pub(super) salts: SaltSeed,
 }
 
 /// Bounds of the log.
@@ -142,6 +148,7 @@ pub(super) struct Log {
     dir: PathBuf,
     limits: Limits,
     segments: Arc<Segments>,
+    salts: SaltSeed,
     state: Mutex<State>,
     work: Notify,
     progress: Watched<Progress>,
@@ -190,6 +197,7 @@ impl Log {
             dir,
             limits,
             segments,
+            salts: start.salts,
             state: Mutex::new(state),
             work: Notify::new(),
             progress: Watched::new(Progress { synced: start.position, trouble: None }),
@@ -281,7 +289,7 @@ impl Log {
         }
         begin(state);
         let position = state.start + state.gathered.len() as u64;
-        let seed = state.segment.seed(position);
+        let seed = state.segment.seed(position).expect(SALTED);
         let len = match write(&mut state.gathered, seed) {
             Ok(len) => len,
             Err(error) => {
@@ -457,7 +465,7 @@ impl Log {
             checksum: crc32c::crc32c(&gathered[GROUP_HEAD_LEN..]),
             partitions: std::mem::take(&mut state.partitions),
         };
-        head.write(&mut gathered, state.segment.seed(start));
+        head.write(&mut gathered, state.segment.seed(start).expect(SALTED));
         let bytes = Bytes::from(gathered);
         let segment = state.segment.clone();
         let end = start + bytes.len() as u64;
@@ -468,7 +476,8 @@ impl Log {
         // What goes to the file will have this length; nobody reads it from there before it is synced.
         segment.set_len(end - segment.base);
         if end - segment.base >= self.limits.segment_bytes {
-            let next = Arc::new(Segment::new(segment.id + 1, end));
+            let id = segment.id + 1;
+            let next = Arc::new(Segment::new(id, end, salt_of(self.salts, id)));
             next.set_len(SEGMENT_HEAD_LEN as u64);
             self.segments.insert(next.clone());
             state.segment = next;
@@ -486,17 +495,12 @@ impl Log {
             None => self.disk.open(&path_of(&self.dir, segment.id), true).await?,
         };
         if first {
-            let head = SegmentHead { id: segment.id, base: segment.base, synced: group.synced };
-            file.write_at(0, head.encode().into()).await?;
+            // Synced before anything that cannot be read without it.
+            let (id, base, synced) = (segment.id, segment.base, group.synced);
+            let head = SegmentHead { id, base, synced, salt: segment.salt.expect(SALTED) };
+            write_and_sync(file.as_ref(), 0, &head.encode().into()).await?;
         }
-        // A failed sync latches also when the disk is full: what of the file is lost then, nobody knows.
-        match file.write_and_sync(offset, &group.bytes) {
-            Some(both) => both.await?,
-            None => {
-                file.write_at(offset, group.bytes.clone()).await?;
-                file.sync_data().await.map_err(Failure::Latch)?;
-            }
-        }
+        write_and_sync(file.as_ref(), offset, &group.bytes).await?;
         if first {
             self.disk.sync_dir(&self.dir).await.map_err(Failure::Latch)?;
         }
@@ -536,6 +540,17 @@ impl Log {
                 () = self.clock.sleep_until(until) => return true,
                 () = self.work.notified() => {}
             }
+        }
+    }
+}
+
+async fn write_and_sync(file: &dyn File, offset: u64, bytes: &Bytes) -> Result<(), Failure> {
+    // A failed sync latches also when the disk is full: what of the file is lost then, nobody knows.
+    match file.write_and_sync(offset, bytes) {
+        Some(both) => Ok(both.await?),
+        None => {
+            file.write_at(offset, bytes.clone()).await?;
+            file.sync_data().await.map_err(Failure::Latch)
         }
     }
 }

@@ -32,6 +32,8 @@
 //! - Once a write or sync has failed nothing is acknowledged any more ([`StorageError::Latched`]): what reads
 //!   back may not be on the disk, and a later sync may succeed without writing it.
 //! - What recovery serves is synced before it is served.
+//! - No byte that a client chose is taken for a record, whatever is damaged around it: each segment's checksums hang on
+//!   random bits that no client can learn.
 //! - What was proven synced and cannot be read is corrupt, not absent: counted, reported by partition, never
 //!   served. What follows it stays.
 //! - A closed segment is never written to again, so a backup is the snapshot plus the closed segments.
@@ -206,6 +208,10 @@ pub struct PartitionState {
     /// storage itself when it finds corruption or a suspicious cut.
     pub refilled: bool,
 }
+
+/// What the salts of the segments of one start are made from: random bits of this start that no client can learn.
+#[derive(Clone, Copy)]
+pub struct SaltSeed(pub u64);
 
 /// A place in the log: everything before it is written in order. The default is the beginning, which is durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

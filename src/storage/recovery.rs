@@ -26,14 +26,14 @@ use bytes::Bytes;
 use super::body::{decode_entry, decode_slot};
 use super::format::{
     GROUP_HEAD_LEN, GroupHead, KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet,
-    SEGMENT_HEAD_LEN, SegmentHead, StartBody, StateBody, append_raw, append_record, seed_of,
+    SEGMENT_HEAD_LEN, Salted, SegmentHead, StartBody, StateBody, append_raw, append_record, seed_of,
 };
 use super::index::{Place, index_key};
 use super::log::Start;
 use super::partition::{Partition, Shape};
-use super::segment::{ID_MAX, POSITION_MAX, Segment, Segments, id_of, path_of};
+use super::segment::{ID_MAX, POSITION_MAX, Segment, Segments, id_of, path_of, salt_of};
 use super::walk::{Item, Walk};
-use super::{Entry, Slot, StorageError, Table, directory, snapshot};
+use super::{Entry, SaltSeed, Slot, StorageError, Table, directory, snapshot};
 use crate::io::{Disk, File};
 use crate::net::codec;
 use crate::net::envelope::PREFIX_LEN;
@@ -96,7 +96,17 @@ pub(super) struct Found {
     /// cut.
     pub(super) limit: u64,
     pub(super) file: Arc<dyn File>,
+    /// None when both copies of the head are lost.
+    pub(super) salt: Option<u64>,
+    /// Whether a copy of the head is damaged.
     pub(super) damaged_head: bool,
+}
+
+impl Found {
+    /// What the checksums of its records hang on; none when its head is lost.
+    pub(super) fn salted(&self) -> Option<Salted> {
+        self.salt.map(|salt| Salted { id: self.id, salt })
+    }
 }
 
 /// A whole record that is not proven.
@@ -169,6 +179,7 @@ pub(super) async fn recover(
     dir: &Path,
     shape: Shape,
     incarnation: Incarnation,
+    salts: SaltSeed,
 ) -> Result<Recovered, StorageError> {
     let names = disk.list(dir).await.map_err(StorageError::io("list", dir))?;
     for name in names.iter().filter(|name| is_leftover(name)) {
@@ -183,7 +194,8 @@ pub(super) async fn recover(
     }
     directory::remove_clean(disk, dir).await?;
     let id = id_last + 1;
-    let (start, started) = replay.begin(disk, dir, &segments, (id, end), &pending, incarnation).await?;
+    let (start, started) =
+        replay.begin(disk, dir, &segments, (id, end), &pending, (incarnation, salts)).await?;
     for (file, path, len) in cuts {
         if let Some(len) = len {
             file.set_len(len).await.map_err(StorageError::io("cut", &path))?;
@@ -296,7 +308,13 @@ pub(super) async fn examine(
         let stays = end - segment.base;
         if kept {
             let file = segment.file.clone();
-            segments.insert(Arc::new(Segment::with_file(segment.id, segment.base, stays, file)));
+            segments.insert(Arc::new(Segment::with_file(
+                segment.id,
+                segment.base,
+                segment.salt,
+                stays,
+                file,
+            )));
         }
         if stays < segment.size || !kept {
             cuts.push((segment.file.clone(), path_of(dir, segment.id), kept.then_some(stays)));
@@ -333,33 +351,26 @@ async fn open_all(
         let size = file.size().await.map_err(StorageError::io("read", &path))?;
         let head_len = usize::try_from(size).unwrap_or(usize::MAX).min(SEGMENT_HEAD_LEN);
         let head = file.read_at(0, head_len).await.unwrap_or_default();
-        if let Some(head) = SegmentHead::decode(&head, id) {
-            possible(dir, id, head.base)?;
-            found.push(Found { id, base: head.base, size, limit: size, file, damaged_head: false });
-            continue;
-        }
-        // Any group of it knows its own position.
-        let mut walk = Walk::new(file.clone(), id, (SEGMENT_HEAD_LEN as u64).min(size), size);
-        let mut base = None;
-        while let Some(item) = walk.next().await.map_err(StorageError::io("read", &path))? {
-            if let Item::Group { offset, head } = item {
-                base = head.position.checked_sub(offset);
-                break;
-            }
-        }
-        match base {
-            Some(base) => found.push(Found { id, base, size, limit: size, file, damaged_head: true }),
-            None if last == Some(id) => {
-                // Made just before a crash: nothing of it was ever acknowledged.
+        let (base, salt, damaged_head) = match SegmentHead::decode(&head, id) {
+            Some((head, whole)) => (head.base, Some(head.salt), !whole),
+            None if last == Some(id) && size <= SEGMENT_HEAD_LEN as u64 => {
+                // Made just before a crash: the head is synced before anything else is written.
                 replay.report.cut += size;
                 void = Some(path);
+                continue;
             }
-            None => {
-                let base = found.last().map_or(0, |before| before.base + before.size);
-                found.push(Found { id, base, size, limit: size, file, damaged_head: true });
-            }
+            None => (found.last().map_or(0, |before| before.base + before.size), None, true),
+        };
+        possible(dir, id, base)?;
+        // One without a head and without the segment before it most likely ends where the next one begins.
+        if let [earlier @ .., before] = &mut found[..]
+            && before.salt.is_none()
+            && before.id + 1 == id
+            && earlier.last().is_none_or(|earlier| earlier.id + 1 < before.id)
+        {
+            before.base = before.base.max(base.saturating_sub(before.size));
         }
-        possible(dir, id, found.last().map_or(0, |last| last.base))?;
+        found.push(Found { id, base, size, limit: size, file, salt, damaged_head });
     }
     Ok((found, void))
 }
@@ -397,7 +408,7 @@ impl Replay {
     /// Replays `from..limit` of one segment. Everything before the position `proven` is known to have been synced.
     async fn segment(&mut self, segment: &Found, from: u64, limit: u64, proven: u64) -> io::Result<Walked> {
         let base = segment.base;
-        let mut walk = Walk::new(segment.file.clone(), segment.id, from, limit);
+        let mut walk = Walk::new(segment.file.clone(), segment.salted(), from, limit);
         let mut pending: Vec<Pending> = Vec::new();
         let mut bad: Vec<(u64, u64, PartitionSet)> = Vec::new();
         let mut group: Option<(u64, GroupHead)> = None;
@@ -405,6 +416,11 @@ impl Replay {
             bad.push((0, SEGMENT_HEAD_LEN as u64, PartitionSet::default()));
         }
         self.report.bytes += limit - from;
+        if segment.salt.is_none() && limit > SEGMENT_HEAD_LEN as u64 {
+            // What stood there may have been acknowledged, whether anything else proves it or not.
+            self.corrupted(segment.id, 0, limit, &PartitionSet::ALL);
+            return Ok(Walked { end: limit, pending });
+        }
         while let Some(item) = walk.next().await? {
             match item {
                 Item::Group { offset, head } => {
@@ -583,11 +599,14 @@ impl Replay {
         segments: &Segments,
         at: (u64, u64),
         pending: &[Pending],
-        incarnation: Incarnation,
+        identity: (Incarnation, SaltSeed),
     ) -> Result<(Start, (StartBody, u64, usize)), StorageError> {
-        let (id, base) = at;
+        let ((id, base), (incarnation, salts)) = (at, identity);
         let group = SEGMENT_HEAD_LEN;
-        let mut bytes = SegmentHead { id, base, synced: base }.encode();
+        let salt = salt_of(salts, id);
+        let head = SegmentHead { id, base, synced: base, salt };
+        let of = head.salted();
+        let mut bytes = head.encode();
         bytes.resize(group + GROUP_HEAD_LEN, 0);
         let mut partitions = PartitionSet::default();
         let written = pending.iter().map(|old| old.record.len()).sum::<usize>();
@@ -600,7 +619,7 @@ impl Replay {
             return Err(StorageError::BadDirectory(message));
         }
         let mut records = u32::try_from(pending.len()).expect("a group is below 4 GiB") + 1;
-        let seed = |bytes: &Vec<u8>| seed_of(id, bytes.len() as u64);
+        let seed = |bytes: &Vec<u8>| seed_of(of, bytes.len() as u64);
         for old in pending {
             let (offset, seed) = (bytes.len() as u64, seed(&bytes));
             let body = &old.record[old.body.clone()];
@@ -615,7 +634,7 @@ impl Replay {
             self.apply(id, base + offset, &moved, &PartitionSet::ALL);
             self.report.rewritten += 1;
         }
-        let segment = Arc::new(Segment::new(id, base));
+        let segment = Arc::new(Segment::new(id, base, salt));
         segment.set_len(bytes.len() as u64);
         segments.insert(segment.clone());
         let removals = pending.iter().filter(|record| record.kind == KIND_REMOVE);
@@ -659,7 +678,7 @@ impl Replay {
             checksum: crc32c::crc32c(&bytes[group + GROUP_HEAD_LEN..]),
             partitions,
         };
-        head.write(&mut bytes[group..], seed_of(id, group as u64));
+        head.write(&mut bytes[group..], seed_of(of, group as u64));
 
         let path = path_of(dir, id);
         let new = path.with_extension("log.new");
@@ -671,7 +690,7 @@ impl Replay {
         disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))?;
         segment.set_file(file);
         segment.set_len(end);
-        Ok((Start { segment, position: base + end }, started))
+        Ok((Start { segment, position: base + end, salts }, started))
     }
 }
 

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
-use super::format::seed_of;
+use siphasher::sip::SipHasher13;
+
+use super::SaltSeed;
+use super::format::{Salted, seed_of};
 use crate::io::File;
 
 /// Ids from here on are none: there is always a next one.
@@ -33,11 +36,18 @@ pub(super) fn id_of(name: &str) -> Option<u64> {
     decimal.then(|| digits.parse().ok())?
 }
 
+/// The salt of a segment that a start makes.
+pub(super) fn salt_of(seed: SaltSeed, id: u64) -> u64 {
+    SipHasher13::new_with_keys(seed.0, 0).hash(&id.to_le_bytes())
+}
+
 /// One segment. Its file is there from when its first group is written.
 pub(super) struct Segment {
     pub(super) id: u64,
     /// Position of its first byte.
     pub(super) base: u64,
+    /// None of a segment on the disk whose head is lost: nothing of it can be read.
+    pub(super) salt: Option<u64>,
     len: AtomicU64,
     live: AtomicU64,
     removals: AtomicU64,
@@ -47,15 +57,15 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn new(id: u64, base: u64) -> Segment {
+    pub(super) fn new(id: u64, base: u64, salt: u64) -> Segment {
         let zero = AtomicU64::default;
-        let file = OnceLock::new();
-        Segment { id, base, len: zero(), live: zero(), removals: zero(), counted: true, file }
+        let (salt, file) = (Some(salt), OnceLock::new());
+        Segment { id, base, salt, len: zero(), live: zero(), removals: zero(), counted: true, file }
     }
 
     /// A segment that is on the disk.
-    pub(super) fn with_file(id: u64, base: u64, len: u64, file: Arc<dyn File>) -> Segment {
-        let segment = Segment { counted: false, ..Segment::new(id, base) };
+    pub(super) fn with_file(id: u64, base: u64, salt: Option<u64>, len: u64, file: Arc<dyn File>) -> Segment {
+        let segment = Segment { counted: false, salt, ..Segment::new(id, base, 0) };
         segment.set_len(len);
         segment.set_file(file);
         segment
@@ -112,9 +122,14 @@ impl Segment {
         self.removals.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Where the checksum of the record at a position starts.
-    pub(super) fn seed(&self, position: u64) -> u32 {
-        seed_of(self.id, position - self.base)
+    /// What the checksums of its records hang on; none when its head is lost.
+    pub(super) fn salted(&self) -> Option<Salted> {
+        self.salt.map(|salt| Salted { id: self.id, salt })
+    }
+
+    /// Where the checksum of the record at a position starts; none when its head is lost.
+    pub(super) fn seed(&self, position: u64) -> Option<u32> {
+        self.salted().map(|of| seed_of(of, position - self.base))
     }
 }
 

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::lock;
 use super::format::{
-    KIND_SNAPSHOT, RECORD_LEN_MAX, SEGMENT_HEAD_LEN, StartBody, append_raw, append_record, open_record,
-    seed_of,
+    KIND_SNAPSHOT, RECORD_LEN_MAX, SEGMENT_HEAD_LEN, Salted, StartBody, append_raw, append_record,
+    open_record, seed_of,
 };
 use super::index::{INDEX_KEY_LEN, Leaf, Place};
 use super::log::Log;
@@ -112,7 +112,7 @@ struct Writer {
 
 impl Writer {
     fn seed(&self) -> u32 {
-        seed_of(ID, self.offset + self.buffer.len() as u64)
+        seed_of(Salted::plain(ID), self.offset + self.buffer.len() as u64)
     }
 
     fn put(&mut self, kind: u16, body: &impl Serialize) -> Result<(), CodecError> {
@@ -281,7 +281,7 @@ async fn load(file: &dyn File, size: u64, shape: Shape) -> Result<Snapshot, Stri
         }
         let from = usize::try_from(offset - window_start).expect("within the window");
         let record = &window[from..from + len];
-        let opened = open_record(record, seed_of(ID, offset)).ok_or("a record is damaged")?;
+        let opened = open_record(record, seed_of(Salted::plain(ID), offset)).ok_or("a record is damaged")?;
         loading.take(opened.kind, &record[opened.body])?;
         offset += len as u64;
     }

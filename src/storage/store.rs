@@ -17,8 +17,8 @@ use super::log::{Limits, Log};
 use super::partition::Shape;
 use super::recovery::{Recovery, recover};
 use super::{
-    Change, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, StoreConfig, TABLES, Table,
-    directory,
+    Change, Durability, Entry, LogPosition, PartitionState, SaltSeed, Slot, StorageError, StoreConfig,
+    TABLES, Table, directory,
 };
 use crate::dynamo::merkle::MerkleTree;
 use crate::io::{Clock, Disk};
@@ -105,7 +105,7 @@ pub struct Store {
 
 impl Store {
     /// Opens the store of a directory that [`directory`] knows, and writes down that this start goes by
-    /// `incarnation`. When it returns, everything it will serve is durable, and the incarnation too.
+    /// `incarnation` and makes its salts from `salts`; both must differ for every start of every node. When it returns, everything it will serve is durable, and the incarnation too.
     ///
     /// # Errors
     /// When the directory is in use or the disk fails. Nothing acknowledged is changed.
@@ -114,11 +114,12 @@ impl Store {
         clock: Arc<dyn Clock>,
         dir: &Path,
         incarnation: Incarnation,
+        salts: SaltSeed,
         config: StoreConfig,
     ) -> Result<(Store, Recovery), StorageError> {
         let dir_lock = directory::lock(disk.as_ref(), dir).await?;
         let shape = Shape { partitions: config.partitions, merkle_key: config.merkle_key };
-        let found = Box::pin(recover(disk.as_ref(), dir, shape, incarnation)).await?;
+        let found = Box::pin(recover(disk.as_ref(), dir, shape, incarnation, salts)).await?;
         let report = found.report;
         tracing::info!(
             dir = %dir.display(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{GroupHead, KIND_GROUP, open_record, plausible_len, seed_of};
+use super::format::{GroupHead, KIND_GROUP, Salted, open_record, plausible_len, seed_of};
 use crate::io::File;
 use crate::net::envelope::{Opened, PREFIX_LEN};
 
@@ -32,7 +32,7 @@ pub(super) enum Item {
 /// A walk over the bytes `offset..limit` of one segment.
 pub(super) struct Walk {
     file: Arc<dyn File>,
-    id: u64,
+    of: Option<Salted>,
     offset: u64,
     limit: u64,
     window_start: u64,
@@ -40,9 +40,9 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// `limit` must not be behind the end of the file.
-    pub(super) fn new(file: Arc<dyn File>, id: u64, offset: u64, limit: u64) -> Walk {
-        Walk { file, id, offset, limit, window_start: offset, window: Bytes::new() }
+    /// `limit` must not be behind the end of the file. Without a salt nothing is whole.
+    pub(super) fn new(file: Arc<dyn File>, of: Option<Salted>, offset: u64, limit: u64) -> Walk {
+        Walk { file, of, offset, limit, window_start: offset, window: Bytes::new() }
     }
 
     /// The next item; none at the limit.
@@ -51,9 +51,13 @@ impl Walk {
     /// When the file does not answer at all.
     pub(super) async fn next(&mut self) -> io::Result<Option<Item>> {
         let from = self.offset;
+        let Some(of) = self.of else {
+            self.offset = self.limit;
+            return Ok((from < self.limit).then_some(Item::Bad { from, to: self.limit }));
+        };
         while self.offset < self.limit {
             let offset = self.offset;
-            if let Some((bytes, opened)) = self.at(offset).await? {
+            if let Some((bytes, opened)) = self.at(offset, of).await? {
                 if from < offset {
                     return Ok(Some(Item::Bad { from, to: offset }));
                 }
@@ -71,14 +75,13 @@ impl Walk {
     }
 
     /// The whole record at an offset.
-    async fn at(&mut self, offset: u64) -> io::Result<Option<(Bytes, Opened)>> {
+    async fn at(&mut self, offset: u64, of: Salted) -> io::Result<Option<(Bytes, Opened)>> {
         let left = usize::try_from(self.limit - offset).unwrap_or(usize::MAX);
         if left < PREFIX_LEN {
             return Ok(None);
         }
         let Some(len) = plausible_len(self.bytes(offset, PREFIX_LEN).await?, left) else { return Ok(None) };
-        let seed = seed_of(self.id, offset);
-        let opened = open_record(self.bytes(offset, len).await?, seed);
+        let opened = open_record(self.bytes(offset, len).await?, seed_of(of, offset));
         let from = usize::try_from(offset - self.window_start).expect("within the window");
         Ok(opened.map(|opened| (self.window.slice(from..from + len), opened)))
     }

@@ -10,7 +10,7 @@ use ringdove::net::envelope::FrameHead;
 use ringdove::net::frame::{Incoming, ReadLimits, read_frame};
 use ringdove::net::link::{Link, OpenError, hello};
 use ringdove::net::message::{AuthMethod, Message, RefusalCode, Spoken, Welcome};
-use ringdove::storage::{Store, StoreConfig, directory};
+use ringdove::storage::{SaltSeed, Store, StoreConfig, directory};
 use ringdove::types::{ClusterId, Incarnation, LayoutRef, Mono, NodeId};
 use tokio::io::AsyncWriteExt;
 
@@ -35,7 +35,8 @@ fn refilled(dir: &str) -> usize {
         let descriptor = directory::read(&disk, dir).await.unwrap().expect("a data directory").descriptor;
         let config = StoreConfig::new(descriptor.partitions, MerkleKey(descriptor.merkle_key));
         let clock = Arc::new(RealClock::new());
-        let (store, _) = Store::open(Arc::new(disk), clock, dir, Incarnation(1), config).await.unwrap();
+        let (store, _) =
+            Store::open(Arc::new(disk), clock, dir, Incarnation(1), SaltSeed(1), config).await.unwrap();
         let partitions = descriptor.partitions.partitions();
         let refilled = partitions.filter(|partition| store.partition_state(*partition).0.refilled).count();
         store.close().await.unwrap();

@@ -19,7 +19,7 @@ use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::dynamo::version::{ActorMint, Caps, Content, Overwrite, Write};
 use ringdove::io::{Disk, MemoryDisk, RealClock};
 use ringdove::storage::fuzzing::{self, Files, Outcome};
-use ringdove::storage::{Change, Durability, Slot, Store, StoreConfig, Table, directory};
+use ringdove::storage::{Change, Durability, SaltSeed, Slot, Store, StoreConfig, Table, directory};
 use ringdove::types::{Incarnation, Key, Namespace, NodeId, PartitionId, Wall, WriteId};
 
 mod counting;
@@ -71,7 +71,8 @@ async fn written(clean: bool, snapshot: bool) -> Files {
         directory::NodeMeta { format: directory::FORMAT, node: NodeId(1), descriptor, layouts: vec![layout] };
     directory::write(&disk, dir, &meta).await.unwrap();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let opened = Store::open(shared, Arc::new(RealClock::new()), dir, Incarnation(1), config).await;
+    let opened =
+        Store::open(shared, Arc::new(RealClock::new()), dir, Incarnation(1), SaltSeed(1), config).await;
     let (store, _) = opened.unwrap();
     for n in 0..30_u64 {
         let table = if n % 4 == 1 { Table::Guest } else { Table::Data };
@@ -287,7 +288,8 @@ fn a_long_key_kept_for_many_nodes_costs_what_it_weighs() {
         let config = StoreConfig::new(meta.descriptor.partitions, MerkleKey(meta.descriptor.merkle_key));
         directory::write(&disk, dir, &meta).await.unwrap();
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        let opened = Store::open(shared, Arc::new(RealClock::new()), dir, Incarnation(1), config).await;
+        let opened =
+            Store::open(shared, Arc::new(RealClock::new()), dir, Incarnation(1), SaltSeed(1), config).await;
         let store = opened.unwrap().0;
         let keep = |entry: &mut ringdove::storage::Entry| {
             entry.add_targets(&many);
@@ -339,7 +341,7 @@ proptest! {
 
     #[test]
     fn arbitrary_records_are_refused_within_bounds(
-        flags in 0..4_u8,
+        flags in 0..8_u8,
         records in proptest::collection::vec(record(), 0..8),
     ) {
         let input: Vec<u8> = std::iter::once(flags | 1).chain(records.into_iter().flatten()).collect();

@@ -32,7 +32,7 @@ async fn the_engine_runs_on_the_real_disk_and_in_memory() {
     for disk in disks {
         let open = async || {
             let clock = Arc::new(RealClock::new());
-            Store::open(disk.clone(), clock, dir.path(), Incarnation(1), tiny()).await.unwrap()
+            Store::open(disk.clone(), clock, dir.path(), Incarnation(1), SaltSeed(1), tiny()).await.unwrap()
         };
         let (store, _) = open().await;
         for n in 0..300 {

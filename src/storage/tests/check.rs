@@ -8,7 +8,7 @@ use super::*;
 use crate::io::fault_disk::{Fault, FaultDisk, Image};
 use crate::net::envelope;
 use crate::storage::check::{Concerned, Damage, Report, What, check};
-use crate::storage::format::{GROUP_HEAD_LEN, GroupHead, SEGMENT_HEAD_LEN, seed_of};
+use crate::storage::format::{GROUP_HEAD_LEN, GroupHead, SEGMENT_HEAD_LEN, Salted, SegmentHead, seed_of};
 use crate::storage::inspect::{Figures, Progress, figures};
 
 fn path(name: &str) -> PathBuf {
@@ -338,7 +338,13 @@ fn a_directory_in_use_or_none_or_of_another_build_is_refused() {
         // As an older build wrote it, with less behind the number.
         let mut bytes = Vec::new();
         let kind = crate::storage::format::KIND_META;
-        crate::storage::format::append_record(&mut bytes, seed_of(0, 0), kind, &(1_u32, 7_u64)).unwrap();
+        crate::storage::format::append_record(
+            &mut bytes,
+            seed_of(Salted::plain(0), 0),
+            kind,
+            &(1_u32, 7_u64),
+        )
+        .unwrap();
         set_bytes(&mut disk.control(), "node.meta", &bytes);
         let other = check(&shared, dir, &progress).await;
         assert!(matches!(other, Err(StorageError::OtherFormat { found: 1, .. })), "{other:?}");
@@ -430,7 +436,7 @@ fn a_snapshot_that_lies_is_caught_by_the_log() {
         for at in offset + envelope::PREFIX_LEN..offset + len {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            envelope::seal(&mut bytes[offset..offset + len], seed_of(u64::MAX, offset as u64));
+            envelope::seal(&mut bytes[offset..offset + len], seed_of(Salted::plain(u64::MAX), offset as u64));
             let mut image = image.clone();
             set_bytes(&mut image, "index.snap", &bytes);
             let found = report(&image);
@@ -470,6 +476,7 @@ fn groups_that_lie_and_keys_of_other_partitions_are_told() {
     let name = segments(&image).remove(0);
     let whole = bytes_of(&image, &name);
     let at = SEGMENT_HEAD_LEN;
+    let of = SegmentHead::decode(&whole, 1).unwrap().0.salted();
     let head = GroupHead::read(&whole[at..at + GROUP_HEAD_LEN]).unwrap();
     for (head, words) in [
         (GroupHead { records: head.records + 1, ..head }, "does not have the records"),
@@ -478,7 +485,7 @@ fn groups_that_lie_and_keys_of_other_partitions_are_told() {
         (GroupHead { synced: head.position + 1, ..head }, "at a position that it does not name"),
     ] {
         let (mut image, mut bytes) = (image.clone(), whole.clone());
-        head.write(&mut bytes[at..], seed_of(1, at as u64));
+        head.write(&mut bytes[at..], seed_of(of, at as u64));
         set_bytes(&mut image, &name, &bytes);
         let found = report(&image);
         assert!(first(&found).what.to_string().contains(words), "{found:?}");

@@ -264,12 +264,13 @@ async fn a_log_that_could_not_go_on_is_refused_before_anything_is_written() {
     for (id, base) in [(1, segment::POSITION_MAX + 1), (1, u64::MAX), (segment::ID_MAX - 1, 0), (u64::MAX, 0)]
     {
         let disk = TestDisk::new();
-        let mut bytes = SegmentHead { id, base, synced: 0 }.encode();
+        let head = SegmentHead { id, base, synced: 0, salt: 1 };
+        let (of, mut bytes) = (head.salted(), head.encode());
         bytes.resize(SEGMENT_HEAD_LEN + GROUP_HEAD_LEN, 0);
         let position = base.saturating_add(SEGMENT_HEAD_LEN as u64);
         let partitions = PartitionSet::default();
         let head = GroupHead { position, synced: 0, len: 0, records: 0, checksum: 0, partitions };
-        head.write(&mut bytes[SEGMENT_HEAD_LEN..], seed_of(id, SEGMENT_HEAD_LEN as u64));
+        head.write(&mut bytes[SEGMENT_HEAD_LEN..], seed_of(of, SEGMENT_HEAD_LEN as u64));
         let path = segment::path_of(Path::new(DIR), id);
         disk.set_contents(&path, bytes.clone());
         let refused = open_with(&disk, quiet()).await.err();
@@ -293,10 +294,11 @@ async fn what_is_cut_stays_cut_also_when_a_group_behind_it_proves_nothing() {
     }
     let mut bytes = disk.contents(&path);
     bytes[torn + GROUP_HEAD_LEN + 20] ^= 1;
+    let of = SegmentHead::decode(&bytes, 1).unwrap().0.salted();
     for at in behind {
         // As if these groups had not waited for the ones before them: no engine writes that, and a file can say it.
         let head = GroupHead::read(&bytes[at..at + GROUP_HEAD_LEN]).unwrap();
-        GroupHead { synced: 0, ..head }.write(&mut bytes[at..], seed_of(1, at as u64));
+        GroupHead { synced: 0, ..head }.write(&mut bytes[at..], seed_of(of, at as u64));
     }
     disk.set_contents(&path, bytes);
     let (store, recovery) = open(&disk.after(Loss::All)).await;

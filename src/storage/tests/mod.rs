@@ -19,6 +19,7 @@ mod damage;
 mod model;
 mod observed;
 mod power;
+mod salt;
 mod trouble;
 
 use observed::{Loss, TestDisk};
@@ -54,7 +55,7 @@ fn slot(key: &str) -> Slot {
 
 async fn open_with(disk: &TestDisk, config: StoreConfig) -> Result<(Store, Recovery), StorageError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Store::open(disk, Arc::new(RealClock::new()), Path::new(DIR), Incarnation(1), config).await
+    Store::open(disk, Arc::new(RealClock::new()), Path::new(DIR), Incarnation(1), SaltSeed(1), config).await
 }
 
 async fn open(disk: &TestDisk) -> (Store, Recovery) {

@@ -76,7 +76,7 @@ pub(super) async fn start(
     config: StoreConfig,
 ) -> Result<(Store, Recovery), StorageError> {
     let (disk, clock) = (Arc::new(disk.0.clone()), disk.1.clone());
-    Store::open(disk, clock, Path::new(DIR), Incarnation(1), config).await
+    Store::open(disk, clock, Path::new(DIR), Incarnation(1), SaltSeed(1), config).await
 }
 
 pub(super) fn empty() -> Image {

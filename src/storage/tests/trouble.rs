@@ -89,7 +89,9 @@ async fn a_sync_that_takes_too_long_makes_updates_fail_until_it_returns() {
     let (held, permits) = TestDisk::new().with_permits(1);
     let clock = Arc::new(StillClock::default());
     let opened =
-        Store::open(Arc::new(held), clock.clone(), Path::new(DIR), Incarnation(1), quiet()).await.unwrap();
+        Store::open(Arc::new(held), clock.clone(), Path::new(DIR), Incarnation(1), SaltSeed(1), quiet())
+            .await
+            .unwrap();
     let (store, _) = opened;
     let position = put(&store, "key", "value").await.unwrap();
     tokio::task::yield_now().await;
@@ -207,6 +209,7 @@ async fn a_read_that_fails_once_costs_no_copy_and_one_that_keeps_failing_is_dama
         Arc::new(RealClock::new()),
         Path::new(DIR),
         Incarnation(1),
+        SaltSeed(1),
         config,
     )
     .await
@@ -229,7 +232,8 @@ async fn a_directory_of_another_format_is_told_from_a_damaged_one_whatever_its_r
     let file = disk.open(&Path::new(DIR).join("node.meta"), true).await.unwrap();
     for (kind, known) in [(format::KIND_META, true), (format::KIND_CLEAN, false)] {
         let mut bytes = Vec::new();
-        format::append_record(&mut bytes, format::seed_of(0, 0), kind, &(1_u32, 7_u8)).unwrap();
+        format::append_record(&mut bytes, format::seed_of(format::Salted::plain(0), 0), kind, &(1_u32, 7_u8))
+            .unwrap();
         file.set_len(0).await.unwrap();
         file.write_at(0, bytes.into()).await.unwrap();
         let read = directory::read(&disk, Path::new(DIR)).await;
