@@ -53,75 +53,142 @@ pub enum Incoming {
     NoRoom(FrameHead),
 }
 
-/// Reads the next frame; `None` when the other side has ended the connection between two frames. Waits for its first
-/// byte without end. Not cancel-safe: a dropped read leaves the stream inside a frame.
-///
-/// # Errors
-/// When the connection breaks, the bytes are not a frame, or they do not come in time.
-pub async fn read_frame(
-    reader: &mut (dyn AsyncRead + Send + Unpin),
-    clock: &dyn Clock,
-    limits: ReadLimits<'_>,
-) -> Result<Option<Incoming>, ReadError> {
-    let mut prefix = [0; 4];
-    let have = reader.read(&mut prefix).await?;
-    if have == 0 {
-        return Ok(None);
-    }
-    select! {
-        biased;
-        rest = read_rest(reader, prefix, have, limits) => rest.map(Some),
-        () = clock.sleep_until(clock.mono() + limits.within) => Err(ReadError::Io(io::ErrorKind::TimedOut.into())),
-    }
+/// Bytes that a connection reads at a time: at first, for those that are idle; and once it has filled that.
+const READ_ROOM_FIRST: usize = 1024;
+const READ_ROOM: usize = 16 * 1024;
+const _: () = assert!(READ_ROOM <= FIRST_ROOM, "a frame that fits the buffer needs no reservation");
+
+/// Takes frames out of one stream. It reads what there is, so that many small frames cost one call to the system.
+pub struct FrameReader {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// Bytes `from..to` have come and were not taken yet.
+    buffer: Vec<u8>,
+    from: usize,
+    to: usize,
 }
 
-async fn read_rest(
-    reader: &mut (dyn AsyncRead + Send + Unpin),
-    mut prefix: [u8; 4],
-    have: usize,
-    limits: ReadLimits<'_>,
-) -> Result<Incoming, ReadError> {
-    reader.read_exact(&mut prefix[have..]).await?;
-    let len = message_len(prefix, FRAME_HEAD_LEN, limits.len_max)?;
-    let room = match limits.budget.filter(|_| len > FIRST_ROOM) {
-        None => None,
-        Some(budget) => match budget.reserve(len) {
-            None => return drop_frame(reader, prefix, len).await.map(Incoming::NoRoom),
-            room => room,
-        },
-    };
-    let mut bytes = BytesMut::with_capacity(len.min(FIRST_ROOM));
-    bytes.extend_from_slice(&prefix);
-    while bytes.len() < len {
-        let missing = (len - bytes.len()) as u64;
-        if reader.take(missing).read_buf(&mut bytes).await? == 0 {
-            return Err(ReadError::Io(io::ErrorKind::UnexpectedEof.into()));
+impl FrameReader {
+    /// Nothing is read yet.
+    pub fn new(reader: Box<dyn AsyncRead + Send + Unpin>) -> FrameReader {
+        FrameReader { reader, buffer: vec![0; READ_ROOM_FIRST], from: 0, to: 0 }
+    }
+
+    /// Reads the next frame; `None` when the other side has ended the connection between two frames. Waits for its
+    /// first byte without end. Not cancel-safe: a dropped read may leave the stream inside a frame.
+    ///
+    /// # Errors
+    /// When the connection breaks, the bytes are not a frame, or they do not come in time.
+    pub async fn next(
+        &mut self,
+        clock: &dyn Clock,
+        limits: ReadLimits<'_>,
+    ) -> Result<Option<Incoming>, ReadError> {
+        if self.from == self.to && self.fill().await? == 0 {
+            return Ok(None);
+        }
+        if let Some(frame) = self.take_whole(limits)? {
+            return Ok(Some(frame));
+        }
+        select! {
+            biased;
+            rest = self.rest(limits) => rest.map(Some),
+            () = clock.sleep_until(clock.mono() + limits.within) => {
+                Err(ReadError::Io(io::ErrorKind::TimedOut.into()))
+            }
         }
     }
-    Ok(Incoming::Whole(Frame::decode(&bytes.freeze())?, room))
-}
 
-/// Reads over a frame of which only the head is kept.
-async fn drop_frame(
-    reader: &mut (dyn AsyncRead + Send + Unpin),
-    prefix: [u8; 4],
-    len: usize,
-) -> Result<FrameHead, ReadError> {
-    let mut head = [0; FRAME_HEAD_LEN];
-    head[..4].copy_from_slice(&prefix);
-    reader.read_exact(&mut head[4..]).await?;
-    let mut checksum = crc32c::crc32c(&head[8..]);
-    let (mut left, mut buffer) = (len - FRAME_HEAD_LEN, vec![0; 16 * 1024]);
-    while left > 0 {
-        let some = left.min(buffer.len());
-        reader.read_exact(&mut buffer[..some]).await?;
-        checksum = crc32c::crc32c_append(checksum, &buffer[..some]);
-        left -= some;
+    fn held(&self) -> &[u8] {
+        &self.buffer[self.from..self.to]
     }
-    if checksum.to_le_bytes() != head[4..8] {
-        return Err(EnvelopeError::Checksum.into());
+
+    /// Reads what there is into the buffer, which has room behind its bytes or before them.
+    async fn fill(&mut self) -> io::Result<usize> {
+        if self.from > 0 {
+            self.buffer.copy_within(self.from..self.to, 0);
+            (self.from, self.to) = (0, self.to - self.from);
+        }
+        let have = self.reader.read(&mut self.buffer[self.to..]).await?;
+        self.to += have;
+        if self.to == self.buffer.len() && self.to < READ_ROOM {
+            self.buffer.resize(READ_ROOM, 0);
+        }
+        Ok(have)
     }
-    Ok(Frame::head_of(&head))
+
+    /// The length of the next frame, once that much of it has come.
+    fn len(&self, limits: ReadLimits<'_>) -> Result<Option<usize>, ReadError> {
+        let prefix = self.held().first_chunk::<4>();
+        Ok(prefix.map(|prefix| message_len(*prefix, FRAME_HEAD_LEN, limits.len_max)).transpose()?)
+    }
+
+    /// The next frame, if all of it has come. It is copied, so that a value which is kept does not keep its
+    /// neighbours.
+    fn take_whole(&mut self, limits: ReadLimits<'_>) -> Result<Option<Incoming>, ReadError> {
+        let Some(len) = self.len(limits)?.filter(|len| *len <= self.to - self.from) else { return Ok(None) };
+        let bytes = Bytes::copy_from_slice(&self.held()[..len]);
+        self.from += len;
+        Ok(Some(Incoming::Whole(Frame::decode(&bytes)?, None)))
+    }
+
+    async fn rest(&mut self, limits: ReadLimits<'_>) -> Result<Incoming, ReadError> {
+        let ended = || ReadError::Io(io::ErrorKind::UnexpectedEof.into());
+        let len = loop {
+            if let Some(frame) = self.take_whole(limits)? {
+                return Ok(frame);
+            }
+            match self.len(limits)? {
+                Some(len) if len > self.buffer.len() => break len,
+                _ => {}
+            }
+            if self.fill().await? == 0 {
+                return Err(ended());
+            }
+        };
+        let room = match limits.budget.filter(|_| len > FIRST_ROOM) {
+            None => None,
+            Some(budget) => match budget.reserve(len) {
+                None => return self.drop_frame(len).await.map(Incoming::NoRoom),
+                room => room,
+            },
+        };
+        let mut bytes = BytesMut::with_capacity(len.min(FIRST_ROOM));
+        bytes.extend_from_slice(self.held());
+        self.from = self.to;
+        while bytes.len() < len {
+            let missing = (len - bytes.len()) as u64;
+            if (&mut self.reader).take(missing).read_buf(&mut bytes).await? == 0 {
+                return Err(ended());
+            }
+        }
+        Ok(Incoming::Whole(Frame::decode(&bytes.freeze())?, room))
+    }
+
+    /// Reads over a frame of which only the head is kept.
+    async fn drop_frame(&mut self, len: usize) -> Result<FrameHead, ReadError> {
+        let mut head = [0; FRAME_HEAD_LEN];
+        self.read_exact(&mut head).await?;
+        let mut checksum = crc32c::crc32c(&head[8..]);
+        let (mut left, mut buffer) = (len - FRAME_HEAD_LEN, vec![0; READ_ROOM]);
+        while left > 0 {
+            let some = left.min(buffer.len());
+            self.read_exact(&mut buffer[..some]).await?;
+            checksum = crc32c::crc32c_append(checksum, &buffer[..some]);
+            left -= some;
+        }
+        if checksum.to_le_bytes() != head[4..8] {
+            return Err(EnvelopeError::Checksum.into());
+        }
+        Ok(Frame::head_of(&head))
+    }
+
+    async fn read_exact(&mut self, out: &mut [u8]) -> io::Result<()> {
+        let held = out.len().min(self.to - self.from);
+        out[..held].copy_from_slice(&self.held()[..held]);
+        self.from += held;
+        self.reader.read_exact(&mut out[held..]).await?;
+        Ok(())
+    }
 }
 
 /// Bytes that are gathered into one write.
@@ -246,8 +313,12 @@ mod tests {
     const LIMITS: ReadLimits<'static> =
         ReadLimits { len_max: FRAME_LEN_MAX, within: Duration::from_secs(20), budget: None };
 
-    async fn read(reader: &mut (dyn AsyncRead + Send + Unpin)) -> Result<Option<Frame>, ReadError> {
-        match read_frame(reader, &RealClock::new(), LIMITS).await? {
+    fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> FrameReader {
+        FrameReader::new(Box::new(reader))
+    }
+
+    async fn read(reader: &mut FrameReader) -> Result<Option<Frame>, ReadError> {
+        match reader.next(&RealClock::new(), LIMITS).await? {
             None => Ok(None),
             Some(Incoming::Whole(frame, _)) => Ok(Some(frame)),
             Some(Incoming::NoRoom(_)) => panic!("no budget was given"),
@@ -258,25 +329,59 @@ mod tests {
     async fn frames_come_out_of_a_stream_that_gives_one_byte_at_a_time() {
         let mut bytes = frame(b"one").encode().to_vec();
         bytes.extend_from_slice(&frame(b"two").encode());
-        let (mut far, mut near) = tokio::io::duplex(1);
+        let (mut far, near) = tokio::io::duplex(1);
         tokio::spawn(async move { far.write_all(&bytes).await });
+        let mut near = reader(near);
         assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"one")));
         assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"two")));
         assert_eq!(read(&mut near).await.unwrap(), None);
+    }
+
+    /// Counts the reads that its stream is asked for.
+    struct Counted(io::Cursor<Vec<u8>>, Arc<std::sync::atomic::AtomicUsize>);
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            cx: &mut std::task::Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            self.1.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            std::pin::Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_of_all_sizes_come_out_of_a_stream_in_order_with_few_reads() {
+        let sizes = [0usize, 1, 3, 900, 20_000, 5, 16 * 1024, 7, 100_000, 200, 963, 964, 965];
+        let frames = sizes.map(|size| Frame { body: vec![size.to_le_bytes()[0]; size].into(), ..frame(b"") });
+        let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.encode().to_vec()).collect();
+        let mut stream = reader(io::Cursor::new(bytes));
+        for frame in frames {
+            assert_eq!(read(&mut stream).await.unwrap(), Some(frame));
+        }
+        assert_eq!(read(&mut stream).await.unwrap(), None);
+
+        let reads = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let small: Vec<u8> = (0..100).flat_map(|_| frame(b"small").encode().to_vec()).collect();
+        let mut stream = reader(Counted(io::Cursor::new(small), reads.clone()));
+        while read(&mut stream).await.unwrap().is_some() {}
+        let reads = reads.load(std::sync::atomic::Ordering::SeqCst);
+        assert!(reads <= 4, "{reads} reads for 100 frames");
     }
 
     #[tokio::test]
     async fn an_end_inside_a_frame_is_an_error_and_not_an_orderly_end() {
         let bytes = frame(b"whole").encode();
         for cut in 1..bytes.len() {
-            let mut part = &bytes[..cut];
+            let mut part = reader(io::Cursor::new(bytes.slice(..cut)));
             assert!(read(&mut part).await.is_err(), "{cut} bytes");
         }
     }
 
     #[tokio::test]
     async fn a_frame_over_the_limit_is_refused_by_its_length_alone() {
-        let mut four_gib: &[u8] = &u32::MAX.to_le_bytes();
+        let mut four_gib = reader(io::Cursor::new(u32::MAX.to_le_bytes()));
         assert!(matches!(read(&mut four_gib).await, Err(ReadError::Envelope(_))));
     }
 
@@ -284,10 +389,10 @@ mod tests {
     async fn half_a_frame_and_then_silence_is_an_error_in_the_end() {
         let bytes = frame(b"whole").encode();
         for cut in [1, 4, 30, bytes.len() - 1] {
-            let (mut far, mut near) = tokio::io::duplex(1024);
+            let (mut far, near) = tokio::io::duplex(1024);
             far.write_all(&bytes[..cut]).await.unwrap();
             let limits = ReadLimits { within: Duration::from_millis(1), ..LIMITS };
-            let read = read_frame(&mut near, &RealClock::new(), limits).await;
+            let read = reader(near).next(&RealClock::new(), limits).await;
             let Err(ReadError::Io(error)) = read else { panic!("{read:?}") };
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{cut} bytes");
             drop(far);
@@ -302,15 +407,14 @@ mod tests {
         bytes.extend_from_slice(&frame(b"small").encode());
         let (budget, clock) = (Budget::new(2 * FIRST_ROOM), RealClock::new());
         let limits = ReadLimits { budget: Some(&budget), ..LIMITS };
-        let mut stream: &[u8] = &bytes;
-        let first = read_frame(&mut stream, &clock, limits).await.unwrap();
+        let mut stream = reader(io::Cursor::new(bytes.clone()));
+        let first = stream.next(&clock, limits).await.unwrap();
         assert!(matches!(first, Some(Incoming::NoRoom(head)) if head == large.head));
-        let second = read_frame(&mut stream, &clock, limits).await.unwrap();
+        let second = stream.next(&clock, limits).await.unwrap();
         assert!(matches!(second, Some(Incoming::Whole(small, None)) if small == frame(b"small")));
         // Damaged on the way: its head means nothing.
         bytes[1000] ^= 1;
-        let mut stream: &[u8] = &bytes;
-        assert!(read_frame(&mut stream, &clock, limits).await.is_err());
+        assert!(reader(io::Cursor::new(bytes)).next(&clock, limits).await.is_err());
         assert_eq!(budget.used(), 0);
     }
 

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::oneshot;
 
 use super::budget::Budget;
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
-use super::frame::{Closed, Incoming, Outgoing, ReadLimits, queue, read_frame, write_frames};
+use super::frame::{Closed, FrameReader, Incoming, Outgoing, ReadLimits, queue, write_frames};
 use super::message::{AuthMethod, HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, Spoken, Welcome};
 use super::parts::{Joined, Joiner, Whole, split};
 use crate::io::{Clock, Net, Stream};
@@ -84,6 +85,7 @@ pub enum CallError {
     Refused(Refusal),
 }
 
+type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 type Waiting = BTreeMap<u64, oneshot::Sender<Frame>>;
 
 #[derive(Default)]
@@ -161,21 +163,20 @@ impl Link {
             let stream = net.connect(addr).await.map_err(connect)?;
             shake_hands(stream, clock.as_ref(), addr, hello).await
         };
-        let (stream, welcome) = select! {
+        let (reader, writer, welcome) = select! {
             biased;
             shaken = shaken => shaken?,
             () = clock.sleep_until(deadline.since_origin()) => {
                 return Err(OpenError::TimedOut { addr: addr.to_owned() });
             }
         };
-        Ok(Link::start(stream, clock, welcome))
+        Ok(Link::start(reader, writer, clock, welcome))
     }
 
-    fn start(stream: Stream, clock: &Arc<dyn Clock>, welcome: Welcome) -> Link {
+    fn start(mut reader: FrameReader, writer: Writer, clock: &Arc<dyn Clock>, welcome: Welcome) -> Link {
         let shared = Arc::new(Shared::default());
         let (outgoing, to_write) = queue(QUEUE_LEN, QUEUE_BYTES_MAX);
         let (closing, mut closed) = oneshot::channel::<()>();
-        let Stream { mut reader, writer, .. } = stream;
 
         let (state, timer) = (shared.clone(), clock.clone());
         tokio::spawn(async move {
@@ -190,7 +191,7 @@ impl Link {
                 let read = select! {
                     biased;
                     _ = &mut closed => break,
-                    read = read_frame(reader.as_mut(), timer.as_ref(), limits) => read,
+                    read = reader.next(timer.as_ref(), limits) => read,
                 };
                 let Ok(Some(Incoming::Whole(frame, room))) = read else { break };
                 state.received.fetch_add(1, Ordering::SeqCst);
@@ -323,22 +324,23 @@ fn closed(sent: Result<(), Closed>) -> Result<(), CallError> {
 }
 
 async fn shake_hands(
-    mut stream: Stream,
+    stream: Stream,
     clock: &dyn Clock,
     addr: &str,
     hello: &Hello,
-) -> Result<(Stream, Welcome), OpenError> {
-    use tokio::io::AsyncWriteExt;
+) -> Result<(FrameReader, Writer, Welcome), OpenError> {
+    let Stream { reader, mut writer, .. } = stream;
+    let mut reader = FrameReader::new(reader);
     let addr = || addr.to_owned();
     let protocol = |reason: String| OpenError::Protocol { addr: addr(), reason };
     let connect = |error: std::io::Error| OpenError::Connect { addr: addr(), reason: error.to_string() };
 
     let head = FrameHead { version: HANDSHAKE_VERSION, ..FrameHead::default() };
     let frame = hello.to_frame(head).map_err(|error| protocol(error.to_string()))?;
-    stream.writer.write_all(&frame.encode()).await.map_err(connect)?;
-    stream.writer.flush().await.map_err(connect)?;
+    writer.write_all(&frame.encode()).await.map_err(connect)?;
+    writer.flush().await.map_err(connect)?;
     let limits = ReadLimits { len_max: HANDSHAKE_LEN_MAX, within: STALL_AFTER, budget: None };
-    let answer = read_frame(stream.reader.as_mut(), clock, limits).await;
+    let answer = reader.next(clock, limits).await;
     let Some(Incoming::Whole(answer, _)) = answer.map_err(|error| protocol(error.to_string()))? else {
         return Err(protocol("it closed the connection".to_owned()));
     };
@@ -353,5 +355,5 @@ async fn shake_hands(
     if hello.cluster.is_some_and(|cluster| cluster != welcome.cluster) {
         return Err(protocol(format!("it belongs to cluster {}", welcome.cluster)));
     }
-    Ok((stream, welcome))
+    Ok((reader, writer, welcome))
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::budget::Budget;
 use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
-use super::frame::{Incoming, Outgoing, ReadLimits, queue, read_frame, write_frames};
+use super::frame::{FrameReader, Incoming, Outgoing, ReadLimits, queue, write_frames};
 use super::link::HANDSHAKE_LEN_MAX;
 use super::message::{
     HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, RefusalCode, Spoken, Welcome, is_spoken, kind_name,
@@ -144,17 +144,18 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self, mut stream: Stream) -> Result<(), String> {
+    async fn run(mut self, stream: Stream) -> Result<(), String> {
+        let Stream { reader, mut writer, .. } = stream;
+        let mut reader = FrameReader::new(reader);
         let deadline = self.clock.mono() + self.limits.handshake;
         let clock = self.clock.clone();
         let shaken = select! {
             biased;
-            shaken = self.shake_hands(&mut stream) => shaken,
+            shaken = self.shake_hands(&mut reader, writer.as_mut()) => shaken,
             () = clock.sleep_until(deadline) => Err("no handshake in time".to_owned()),
         };
         let welcome = shaken?;
 
-        let Stream { mut reader, writer, .. } = stream;
         let (outgoing, to_write) = queue(self.limits.in_flight_max, self.limits.answer_bytes_max);
         let (dead, mut died) = oneshot::channel::<()>();
         let (timer, stall_after) = (self.clock.clone(), self.limits.stall_after);
@@ -174,7 +175,7 @@ impl Connection {
             let ready = async {
                 outgoing.below(self.limits.answer_bytes_max / 4).await;
                 let permit = permits.clone().acquire_owned().await;
-                (permit, read_frame(reader.as_mut(), clock.as_ref(), limits).await)
+                (permit, reader.next(clock.as_ref(), limits).await)
             };
             let (permit, request) = select! {
                 biased;
@@ -210,9 +211,13 @@ impl Connection {
         ended
     }
 
-    async fn shake_hands(&mut self, stream: &mut Stream) -> Result<Welcome, String> {
+    async fn shake_hands(
+        &mut self,
+        reader: &mut FrameReader,
+        writer: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<Welcome, String> {
         let limits = ReadLimits { len_max: HANDSHAKE_LEN_MAX, within: self.limits.handshake, budget: None };
-        let frame = read_frame(stream.reader.as_mut(), self.clock.as_ref(), limits).await;
+        let frame = reader.next(self.clock.as_ref(), limits).await;
         let Some(Incoming::Whole(frame, _)) = frame.map_err(|error| error.to_string())? else {
             return Err("closed before the handshake".to_owned());
         };
@@ -229,12 +234,12 @@ impl Connection {
         };
         let answer = answer.map_err(|error| error.to_string())?;
         let lost = |error: std::io::Error| error.to_string();
-        stream.writer.write_all(&answer.encode()).await.map_err(lost)?;
-        stream.writer.flush().await.map_err(lost)?;
+        writer.write_all(&answer.encode()).await.map_err(lost)?;
+        writer.flush().await.map_err(lost)?;
         match judged {
             Ok(welcome) => Ok(welcome),
             Err(refusal) => {
-                let _ = stream.writer.shutdown().await;
+                let _ = writer.shutdown().await;
                 Err(format!("refused: {}", refusal.message))
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::io::{Clock, Net, RealClock, RealDisk, TcpNet};
 use ringdove::net::envelope::FrameHead;
-use ringdove::net::frame::{Incoming, ReadLimits, read_frame};
+use ringdove::net::frame::{FrameReader, Incoming, ReadLimits};
 use ringdove::net::link::{Link, OpenError, hello};
 use ringdove::net::message::{AuthMethod, Message, RefusalCode, Spoken, Welcome};
 use ringdove::storage::{SaltSeed, Store, StoreConfig, directory};
@@ -153,7 +153,7 @@ async fn who_dials_refuses_a_node_that_turns_out_to_be_of_another_cluster() {
     tokio::spawn(async move {
         let mut stream = listener.accept().await.unwrap();
         let limits = ReadLimits { len_max: 1 << 16, within: Duration::from_secs(20), budget: None };
-        let hello = read_frame(stream.reader.as_mut(), &RealClock::new(), limits).await.unwrap();
+        let hello = FrameReader::new(stream.reader).next(&RealClock::new(), limits).await.unwrap();
         let Some(Incoming::Whole(hello, _)) = hello else { panic!("no greeting") };
         let head = FrameHead { version: hello.head.version, ..FrameHead::default() };
         let welcome = Welcome {

@@ -18,7 +18,7 @@ use ringdove::dynamo::preference::PreferenceList;
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::{Net, RealClock, Stream};
 use ringdove::net::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
-use ringdove::net::frame::{Incoming, ReadLimits, read_frame};
+use ringdove::net::frame::{FrameReader, Incoming, ReadLimits};
 use ringdove::net::message::{
     AuthMethod, Get, GetLayout, GetReply, Hello, LayoutReply, Message, MultiPut, Put, PutOutcome, PutReply,
     Replicas, Welcome,
@@ -68,7 +68,7 @@ async fn scripted(net: &MemoryNet, id: u64, layouts: Vec<Arc<Layout>>, script: S
 }
 
 async fn connection(
-    mut stream: Stream,
+    stream: Stream,
     id: u64,
     layouts: Vec<Arc<Layout>>,
     script: Script,
@@ -76,8 +76,10 @@ async fn connection(
 ) -> Option<()> {
     let layout = layouts[0].reference();
     let limits = ReadLimits { len_max: FRAME_LEN_MAX, within: Duration::from_secs(20), budget: None };
+    let Stream { reader, mut writer, .. } = stream;
+    let mut reader = FrameReader::new(reader);
     loop {
-        let read = read_frame(stream.reader.as_mut(), &RealClock::new(), limits).await.ok()?;
+        let read = reader.next(&RealClock::new(), limits).await.ok()?;
         let Some(Incoming::Whole(frame, _)) = read else { return None };
         let head = FrameHead { layout, ..frame.head };
         let kind = frame.head.kind;
@@ -94,8 +96,8 @@ async fn connection(
                 Reaction::Applied => applied(&frame, head),
             },
         };
-        stream.writer.write_all(&answer.unwrap().encode()).await.ok()?;
-        stream.writer.flush().await.ok()?;
+        writer.write_all(&answer.unwrap().encode()).await.ok()?;
+        writer.flush().await.ok()?;
     }
 }
 
