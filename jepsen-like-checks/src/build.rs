@@ -405,6 +405,8 @@ impl Builder {
                         expected: "a map with each actor once",
                     });
                 }
+                // Nothing seen of an actor is the same as no word of it.
+                self.pairs.retain(|(_, counter)| *counter > 0);
                 it.covers = self.history.contexts.intern(&self.pairs);
             }
             self.completed[position as usize] = op;

@@ -28,28 +28,34 @@ pub fn check(history: &History, _: &Options) -> Verdict {
             }
         }
         let mut states = states.into_iter();
-        let Some((node, first)) = states.next() else { continue };
+        let Some((_, first)) = states.next() else { continue };
         let mine = state(history, first);
+        // The first node that makes claims: not every node need make them.
+        let mut claimant = first;
         for (other, at) in states {
             findings.judged += 1;
             let theirs = state(history, at);
-            let claims = [first, at].map(|at| history.ops[at as usize].covers);
-            let what = if mine != theirs {
-                format!("{} and {}", show(history, &mine), show(history, &theirs))
-            } else if claims[0] != claims[1] && !claims.contains(&NONE) {
-                "different contexts".to_owned()
+            let [claimed, claims] = [claimant, at].map(|at| history.ops[at as usize].covers);
+            let (one, what) = if mine != theirs {
+                (first, format!("{} and {}", show(history, &mine), show(history, &theirs)))
+            } else if claimed == NONE {
+                claimant = at;
+                continue;
+            } else if claims != NONE && claims != claimed {
+                (claimant, "different contexts".to_owned())
             } else {
                 continue;
             };
+            let node = history.extra(&history.ops[one as usize]).node;
             let op = &history.ops[at as usize];
             findings.violation(op.complete, || Witness {
                 text: format!(
                     "nodes {} and {} end with {what} for key {}",
-                    history.nodes.name(node),
+                    node.map_or("?", |node| history.nodes.name(node)),
                     history.nodes.name(other),
                     history.keys.name(key)
                 ),
-                ops: vec![first, at],
+                ops: vec![one, at],
             });
         }
     }
