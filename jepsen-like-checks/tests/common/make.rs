@@ -12,12 +12,14 @@ pub trait Choose {
 }
 
 /// Every sequence of decisions, one after the other.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Every {
     /// (taken, of how many)
     path: Vec<(usize, usize)>,
     at: usize,
     started: bool,
+    /// So many decisions at the start of the path stay as they are.
+    fixed: usize,
 }
 
 impl Every {
@@ -27,13 +29,26 @@ impl Every {
         if !std::mem::replace(&mut self.started, true) {
             return true;
         }
-        while let Some((taken, of)) = self.path.pop() {
+        while self.path.len() > self.fixed
+            && let Some((taken, of)) = self.path.pop()
+        {
             if taken + 1 < of {
                 self.path.push((taken + 1, of));
                 return true;
             }
         }
         false
+    }
+
+    /// All sequences, split by their first `depth` decisions, so that several threads can share them.
+    pub fn split(depth: usize, mut decide: impl FnMut(&mut Every)) -> Vec<Every> {
+        let (mut parts, mut every) = (Vec::new(), Every::default());
+        while every.advance() {
+            decide(&mut every);
+            every.path.truncate(depth);
+            parts.push(Every { fixed: every.path.len(), path: every.path.clone(), ..Every::default() });
+        }
+        parts
     }
 }
 
@@ -74,7 +89,10 @@ pub struct Profile {
     pub contexts: bool,
     pub claims: bool,
     pub quorums: bool,
-    pub losses: bool,
+    /// The contexts that reads may claim; without end for random histories.
+    pub covers: &'static [Option<[u64; 2]>],
+    /// Dots may be given twice.
+    pub dots: bool,
     /// Ids that nobody wrote, or not yet.
     pub thin: bool,
     pub mortal: bool,
@@ -92,7 +110,8 @@ pub const PLAIN: Profile = Profile {
     contexts: true,
     claims: false,
     quorums: false,
-    losses: false,
+    covers: &[None, Some([0, 0]), Some([1, 0]), Some([2, 0]), Some([0, 1]), Some([1, 1]), Some([2, 1])],
+    dots: false,
     thin: false,
     mortal: false,
     copies: false,
@@ -110,9 +129,12 @@ pub fn make(profile: &Profile, count: usize, clients: usize, rich: bool, choose:
     // Each client: its process, and the operation it is busy with.
     let mut slots: Vec<(i64, Option<usize>)> = Vec::new();
     let mut processes = 0;
+    let mut moves: Vec<Option<usize>> = Vec::with_capacity(8);
+    small.ops.reserve(count);
+    small.order.reserve(2 * count);
     loop {
         let started = small.ops.len();
-        let mut moves: Vec<Option<usize>> = Vec::new();
+        moves.clear();
         if started < count {
             let idle = slots.iter().enumerate().filter(|(_, slot)| slot.1.is_none());
             moves.extend(idle.map(|(at, _)| Some(at)));
@@ -120,8 +142,8 @@ pub fn make(profile: &Profile, count: usize, clients: usize, rich: bool, choose:
                 moves.push(Some(slots.len()));
             }
         }
-        let busy: Vec<usize> = (0..slots.len()).filter(|at| slots[*at].1.is_some()).collect();
-        moves.extend(busy.iter().map(|at| Some(*at)));
+        let busy = slots.iter().enumerate().filter(|(_, slot)| slot.1.is_some());
+        moves.extend(busy.map(|(at, _)| Some(at)));
         if started == count {
             moves.push(None);
         }
@@ -212,6 +234,9 @@ fn invoke(
                 .filter(|other| other.dot.is_some_and(|dot| usize::from(dot.0) == slot % 2))
                 .count();
             op.dot = Some((u8::try_from(slot % 2).unwrap(), count as u64));
+            if profile.dots && !rich && pick(2) == 1 {
+                op.dot = Some((0, 1));
+            }
             if rich {
                 match pick(12) {
                     0 => op.dot = None,
@@ -249,7 +274,9 @@ fn invoke(
 fn complete(profile: &Profile, small: &mut Small, at: usize, rich: bool, choose: &mut dyn Choose) {
     let mut pick = |n: usize| if n == 1 { 0 } else { choose.choose(n) };
     let position = i64::try_from(small.order.len()).unwrap();
-    let mut op = small.ops[at].clone();
+    // Its place stays: others are counted by theirs.
+    let hollow = Spec { key: small.ops[at].key, ..Spec::new(0, small.ops[at].f) };
+    let mut op = std::mem::replace(&mut small.ops[at], hollow);
     let reads = matches!(op.f, "get" | "final" | "read");
     op.end = if reads { End::Ok } else { profile.ends[pick(profile.ends.len())] };
     if op.end == End::Ok && is_sibling_f(profile, op.f) {
@@ -277,12 +304,10 @@ fn complete(profile: &Profile, small: &mut Small, at: usize, rich: bool, choose:
             }
         }
         if profile.claims && reads {
-            let covers =
-                [None, Some([0, 0]), Some([1, 0]), Some([2, 0]), Some([0, 1]), Some([1, 1]), Some([2, 1])];
             op.covers = if rich && pick(2) == 0 {
                 Some([pick(5) as u64, pick(5) as u64])
             } else {
-                covers[pick(covers.len())]
+                profile.covers[pick(profile.covers.len())]
             };
             op.shift = u64::from(rich && pick(20) == 0);
         }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)] // each test file uses a part
 
+pub mod cases;
 pub mod make;
 pub mod reference;
 
@@ -99,29 +100,36 @@ pub struct Small {
 }
 
 fn id(op: usize) -> Cow<'static, str> {
-    Cow::Owned(format!("w{op}"))
+    const IDS: [&str; 14] =
+        ["w0", "w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8", "w9", "w10", "w11", "w12", "w13"];
+    IDS.get(op).map_or_else(|| Cow::Owned(format!("w{op}")), |id| Cow::Borrowed(*id))
+}
+
+fn node(node: u8) -> Cow<'static, str> {
+    const NODES: [&str; 3] = ["n0", "n1", "n2"];
+    Cow::Borrowed(NODES[usize::from(node)])
 }
 
 impl Small {
-    /// The events, in order.
-    pub fn events(&self) -> Vec<Event<'static>> {
-        let mut invoked = vec![false; self.ops.len()];
-        let mut completed_at: Vec<Option<u64>> = vec![None; self.ops.len()];
-        let mut events: Vec<Event<'static>> = Vec::new();
-        for at in &self.order {
+    /// Gives `push` the events, in order.
+    pub fn events(&self, mut push: impl FnMut(&Event<'static>)) {
+        const OPS_MAX: usize = 32;
+        assert!(self.ops.len() <= OPS_MAX);
+        let mut invoked = [false; OPS_MAX];
+        let mut completed_at: [Option<u64>; OPS_MAX] = [None; OPS_MAX];
+        for (index, at) in (0_u64..).zip(&self.order) {
             let op = &self.ops[*at];
-            let index = events.len() as u64;
             let first = !std::mem::replace(&mut invoked[*at], true);
             if op.f == "lost" {
                 let mut event = Event::new(Kind::Info, 0, "lost");
                 event.process = Process::Named("nemesis".into());
                 let disk = if op.end == End::Ok { "disk" } else { "unsynced" };
-                let node = format!("n{}", op.node.unwrap_or(0));
                 let entry =
-                    |key: &'static str, value: String| (Value::Str(key.into()), Value::Str(value.into()));
-                let map = Value::Map(vec![entry("node", node), entry("what", disk.to_owned())]);
+                    |key: &'static str, value: Cow<'static, str>| (Value::Str(key.into()), Value::Str(value));
+                let map =
+                    Value::Map(vec![entry("node", node(op.node.unwrap_or(0))), entry("what", disk.into())]);
                 event.value = Some(Payload::Value(map));
-                events.push(event);
+                push(&event);
                 continue;
             }
             let kind = match (first, op.end) {
@@ -158,7 +166,7 @@ impl Small {
                     event.durable = Some(if sync { "sync" } else { "interval" }.into());
                 }
                 event.layout = op.layout;
-                event.node = op.node.map(|node| format!("n{node}").into());
+                event.node = op.node.map(node);
             } else if op.end == End::Ok {
                 completed_at[*at] = Some(index);
                 event.clock = op.clock;
@@ -200,25 +208,22 @@ impl Small {
                     _ => None,
                 };
             }
-            events.push(event);
+            push(&event);
         }
-        events
     }
 
     pub fn history(&self) -> History {
         let mut builder = Builder::new();
-        for event in self.events() {
-            builder.push(&event).unwrap_or_else(|error| panic!("{error}: {self:?}"));
-        }
+        self.events(|event| {
+            builder.push(event).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        });
         builder.finish()
     }
 
     /// As lines of text, for messages.
     pub fn show(&self) -> String {
         let mut out = Vec::new();
-        for event in self.events() {
-            jepsen_like_checks::formats::json::write(&mut out, &event).unwrap();
-        }
+        self.events(|event| jepsen_like_checks::formats::json::write(&mut out, event).unwrap());
         String::from_utf8(out).unwrap()
     }
 }

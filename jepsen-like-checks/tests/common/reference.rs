@@ -41,6 +41,7 @@ pub const RULES: &[(&str, &str)] = &[
     ("durability", "durability: losses"),
     ("durability", "accounted: deletions"),
     ("convergence", "convergence: tombstones"),
+    ("convergence-claims", "convergence: contexts"),
     ("resurrection", "resurrection: final"),
     ("resurrection", "resurrection: claims"),
     ("resurrection", "resurrection: expiry"),
@@ -62,6 +63,10 @@ pub const RULES: &[(&str, &str)] = &[
     ("key-value", "linearizable: real time"),
     ("kv-append", "linearizable: real time"),
     ("staleness", "accounted: past"),
+    ("staleness", "monotonic reads: same process"),
+    ("causal", "causal: reads (CC)"),
+    ("causal", "causal: one order for all (CCv)"),
+    ("causal", "causal: earlier reads (CM)"),
     ("causal-siblings", "causal: contexts"),
 ];
 
@@ -338,12 +343,19 @@ pub fn convergence(history: &History, _: &Options) -> Answer {
             .map(|entry| (entry.id(), entry.dead() && rule("convergence: tombstones")))
             .collect()
     };
+    let claims = |op: &Op| -> Option<BTreeSet<(u32, u64)>> {
+        let claims = op.covers != NONE && rule("convergence: contexts");
+        claims.then(|| history.contexts.get(op.covers).iter().copied().filter(|claim| claim.1 > 0).collect())
+    };
     for (a, one) in &finals {
         for (b, two) in &finals {
             let comparable =
                 node(one).is_some() && node(two).is_some() && node(one) != node(two) && one.key == two.key;
             if comparable && last(*a, one) && last(*b, two) {
                 all.judge(state(one) == state(two));
+                if let (Some(one), Some(two)) = (claims(one), claims(two)) {
+                    all.judge(one == two);
+                }
             }
         }
     }
@@ -509,7 +521,9 @@ pub fn staleness(history: &History, options: &Options) -> (u64, (u64, u64)) {
         let earlier: Vec<&Op> = reads(history)
             .map(|(_, op)| op)
             .filter(|op| {
-                (op.f, op.process, op.key) == (F::Get, read.process, read.key) && op.invoke < read.invoke
+                (op.f, op.key) == (F::Get, read.key)
+                    && op.invoke < read.invoke
+                    && (op.process == read.process || !rule("monotonic reads: same process"))
             })
             .collect();
         judged += u64::from(!earlier.is_empty());
@@ -705,79 +719,116 @@ pub fn causal(history: &History) -> [bool; 3] {
     let n = ops.len();
     let po = |a: usize, b: usize| ops[a].process == ops[b].process && a < b;
     let mut answer = [false; 3];
-    let orders = permutations(n);
-    for relation in &partial_orders(n)[..] {
-        let before = |a: usize, b: usize| relation[a] >> b & 1 == 1;
-        if (0..n).any(|a| (0..n).any(|b| po(a, b) && !before(a, b))) {
-            continue;
-        }
+    let mut program = 0;
+    for (a, b) in (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| po(*a, *b)) {
+        program |= 1 << (a * ORDER_MAX + b);
+    }
+    for relation in partial_orders(n).iter().filter(|relation| *relation & program == program) {
+        let before = |a: usize, b: usize| relation >> (a * ORDER_MAX + b) & 1 == 1;
         // Whether the past of `o` in this order explains the reads that count.
         let explains = |o: usize, order: &[usize], counts: &dyn Fn(usize) -> bool| {
-            let mut state = State::new();
+            let mut state = [NONE; 2];
             for at in order.iter().filter(|at| **at == o || before(**at, o)) {
-                if ops[*at].f == F::Get {
-                    if counts(*at) && apply(history, ops[*at], &state).is_none() {
-                        return false;
-                    }
-                } else {
-                    state = apply(history, ops[*at], &state).unwrap();
+                let (op, now) = (ops[*at], &mut state[ops[*at].key as usize]);
+                if op.f != F::Get {
+                    *now = op.value;
+                } else if counts(*at) && op.value != *now && !(*now == NONE && nil(history, op)) {
+                    return false;
                 }
             }
             true
         };
-        let fits =
-            |order: &[usize]| (0..n).all(|at| (0..at).all(|earlier| !before(order[at], order[earlier])));
-        let fitting: Vec<&Vec<usize>> = orders.iter().filter(|order| fits(order)).collect();
-        answer[0] |= (0..n).all(|o| fitting.iter().any(|order| explains(o, order, &|at| at == o)));
-        answer[1] |= fitting.iter().any(|order| (0..n).all(|o| explains(o, order, &|at| at == o)));
-        answer[2] |=
-            (0..n).all(|o| fitting.iter().any(|order| explains(o, order, &|at| at == o || po(at, o))));
+        let own = |o: usize| move |at: usize| at == o && rule("causal: reads (CC)");
+        let earlier =
+            |o: usize| move |at: usize| at == o || (po(at, o) && rule("causal: earlier reads (CM)"));
+        // For each operation, whether some order explains it at each level.
+        let (mut cc, mut cm) = (vec![false; n], vec![false; n]);
+        let mut ccv = false;
+        linear(n, &before, &mut Vec::new(), &mut |order| {
+            for o in 0..n {
+                cc[o] = cc[o] || explains(o, order, &own(o));
+                cm[o] = cm[o] || explains(o, order, &earlier(o));
+            }
+            ccv = ccv || (0..n).all(|o| explains(o, order, &own(o)));
+        });
+        let each = cc.iter().all(|explained| *explained);
+        answer[0] |= each;
+        answer[1] |= ccv || (each && !rule("causal: one order for all (CCv)"));
+        answer[2] |= cm.iter().all(|explained| *explained);
+        if answer == [true; 3] {
+            break;
+        }
     }
     answer
 }
 
-/// Every strict partial order of `n` things: for each thing, the set of those behind it.
-fn partial_orders(n: usize) -> Rc<Vec<Vec<u8>>> {
-    thread_local! {
-        static KNOWN: RefCell<BTreeMap<usize, Rc<Vec<Vec<u8>>>>> = const { RefCell::new(BTreeMap::new()) };
+fn nil(history: &History, op: &Op) -> bool {
+    history.values.name(op.value) == "nil"
+}
+
+/// Every order of all things that keeps `before`.
+fn linear(
+    n: usize,
+    before: &dyn Fn(usize, usize) -> bool,
+    order: &mut Vec<usize>,
+    each: &mut dyn FnMut(&[usize]),
+) {
+    if order.len() == n {
+        each(order);
+        return;
     }
-    let known = KNOWN.with_borrow(|known| known.get(&n).cloned());
-    known.unwrap_or_else(|| {
-        let pairs: Vec<(usize, usize)> =
-            (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b).collect();
-        let mut all = Vec::new();
-        for mask in 0_u32..1 << pairs.len() {
-            let mut relation = vec![0_u8; n];
-            for (at, (a, b)) in pairs.iter().enumerate() {
-                relation[*a] |= u8::from(mask >> at & 1 == 1) << b;
+    for next in (0..n).filter(|next| !order.contains(next)).collect::<Vec<_>>() {
+        if (0..n).all(|other| !before(other, next) || order.contains(&other)) {
+            order.push(next);
+            linear(n, before, order, each);
+            order.pop();
+        }
+    }
+}
+
+/// The largest number of things that [`partial_orders`] orders.
+const ORDER_MAX: usize = 6;
+
+/// Every strict partial order of `n` things: bit `a * ORDER_MAX + b` is a before b.
+fn partial_orders(n: usize) -> Rc<Vec<u64>> {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<usize, Rc<Vec<u64>>>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    assert!(n <= ORDER_MAX);
+    if n == 0 {
+        return Rc::new(vec![0]);
+    }
+    if let Some(known) = KNOWN.with_borrow(|known| known.get(&n).cloned()) {
+        return known;
+    }
+    // One thing more: before some, behind some, and what follows from that must be there already.
+    let (new, mut all) = (n - 1, Vec::new());
+    for smaller in partial_orders(new).iter() {
+        for (behind, front) in (0_u32..1 << new).flat_map(|a| (0_u32..1 << new).map(move |b| (a, b))) {
+            let mut relation = *smaller;
+            for at in 0..new {
+                relation |= u64::from(behind >> at & 1) << (new * ORDER_MAX + at);
+                relation |= u64::from(front >> at & 1) << (at * ORDER_MAX + new);
             }
-            let before = |a: usize, b: usize| relation[a] >> b & 1 == 1;
-            let strict = pairs.iter().all(|(a, b)| {
-                !before(*a, *b) || (!before(*b, *a) && (0..n).all(|c| !before(*b, c) || before(*a, c)))
-            });
+            let before = |a: usize, b: usize| relation >> (a * ORDER_MAX + b) & 1 == 1;
+            let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+            let strict = pairs
+                .filter(|(a, b)| before(*a, *b))
+                .all(|(a, b)| !before(b, a) && (0..n).all(|c| !before(b, c) || before(a, c)));
             if strict {
                 all.push(relation);
             }
         }
-        let all = Rc::new(all);
-        KNOWN.with_borrow_mut(|known| known.insert(n, all.clone()));
-        all
-    })
+    }
+    let all = Rc::new(all);
+    KNOWN.with_borrow_mut(|known| known.insert(n, all.clone()));
+    all
 }
 
-fn permutations(n: usize) -> Vec<Vec<usize>> {
-    if n == 0 {
-        return vec![Vec::new()];
-    }
-    let mut all = Vec::new();
-    for shorter in permutations(n - 1) {
-        for at in 0..n {
-            let mut longer = shorter.clone();
-            longer.insert(at, n - 1);
-            all.push(longer);
-        }
-    }
-    all
+#[test]
+fn there_are_as_many_partial_orders_as_is_known() {
+    let counts: Vec<usize> = (0..=5).map(|n| partial_orders(n).len()).collect();
+    assert_eq!(counts, [1, 1, 3, 19, 219, 4231]);
 }
 
 /// Causality of siblings, by a closure over pairs.
