@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench -p jepsen-like-checks                    1,000,000 operations
 //! cargo bench -p jepsen-like-checks -- 10000000        as many as that
+//! cargo bench -p jepsen-like-checks -- formats         one part: recorded, register, formats or checks
 //! RINGDOVE_HISTORIES=… cargo bench -p jepsen-like-checks    the recorded histories too
 //! ```
 //!
@@ -302,9 +303,17 @@ fn recorded() {
 }
 
 fn main() {
-    let operations = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
-    recorded();
-    unique(1_000_000);
-    parsing(operations.min(1_000_000));
-    large(operations);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let operations = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1_000_000);
+    let parts: [(&str, &dyn Fn()); 4] = [
+        ("recorded", &recorded),
+        ("register", &|| unique(1_000_000)),
+        ("formats", &|| parsing(operations.min(1_000_000))),
+        ("checks", &|| large(operations)),
+    ];
+    let asked = |name: &str| arguments.iter().any(|argument| argument == name);
+    let all = !parts.iter().any(|(name, _)| asked(name));
+    for (_, run) in parts.iter().filter(|(name, _)| all || asked(name)) {
+        run();
+    }
 }

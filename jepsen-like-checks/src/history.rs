@@ -279,10 +279,10 @@ pub(crate) fn number(count: usize) -> u32 {
     u32::try_from(count).expect("the builder refuses what 32 bits do not count")
 }
 
-fn slice<'t>(text: &'t str, ends: &[usize], at: u32) -> &'t str {
+fn range(ends: &[usize], at: u32) -> std::ops::Range<usize> {
     let at = at as usize;
     let start = if at == 0 { 0 } else { ends[at - 1] };
-    &text[start..ends[at]]
+    start..ends[at]
 }
 
 impl Names {
@@ -290,7 +290,8 @@ impl Names {
     pub fn intern(&mut self, name: &str) -> u32 {
         let Names { text, ends, table } = self;
         let hash = hash_of(name.as_bytes());
-        let same = |at: &Hashed| at.hash == hash && slice(text, ends, at.number) == name;
+        let bytes = text.as_bytes();
+        let same = |at: &Hashed| at.hash == hash && bytes[range(ends, at.number)] == *name.as_bytes();
         if let Some(known) = table.find(Hashed::spread(hash), same) {
             return known.number;
         }
@@ -304,13 +305,13 @@ impl Names {
     /// The number of `name`, if it has one.
     pub fn get(&self, name: &str) -> Option<u32> {
         let hash = hash_of(name.as_bytes());
-        let same = |at: &Hashed| at.hash == hash && slice(&self.text, &self.ends, at.number) == name;
+        let same = |at: &Hashed| at.hash == hash && self.text[range(&self.ends, at.number)] == *name;
         self.table.find(Hashed::spread(hash), same).map(|at| at.number)
     }
 
     /// The name of a number that [`Names::intern`] gave.
     pub fn name(&self, number: u32) -> &str {
-        slice(&self.text, &self.ends, number)
+        &self.text[range(&self.ends, number)]
     }
 
     /// How many there are.

@@ -203,6 +203,43 @@ proptest! {
     }
 }
 
+/// Lines of the usual form, which the JSON reader reads in one pass. Builds with assertions read each once more the
+/// long way and compare: a line that both take is the same event for both.
+const USUAL: &[&str] = &[
+    r#"{"type":"invoke","process":3,"f":"put","key":"k","id":"w9","after":12,"r":2,"w":2,"n":3,"strict":true,"ttl":null,"index":14,"time":-5}"#,
+    r#"{"type":"ok","process":3,"f":"put","id":"w9","dot":["a",6],"copies":2,"durable":"sync","layout":4}"#,
+    r#" { "type" : "ok", "process":5,"f":"get","key":7,"value":[{"id":"w9","v":"x","dot":["a",6]},{"dot":["b",2],"hidden":true,"id":"w7","dead":false}],"covers":{"a":6,"b":2},"clock":[-1,0],"strict":false}"#,
+    r#"{"type":"ok","process":5,"f":"delete","key":null,"saw":["w1","w2"],"after":"current","ttl":100}"#,
+    r#"{"type":"info","process":"nemesis","f":"lost","value":null,"node":"n2"}"#,
+    r#"{"type":"ok","process":0,"f":"get","value":[],"covers":{},"saw":[]}"#,
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn usual_lines_with_a_few_changes_give_an_error_or_one_event(
+        line in proptest::sample::select(USUAL),
+        changes in proptest::collection::vec(
+            (any::<proptest::sample::Index>(), 0..4_usize, proptest::sample::select(
+                &["", "0", "1", "-", ".", "e", "\"", "\\", "\\u0041", "{", "}", "[", "]", ",", ":", " ", "\t", "\u{1}", "é",
+                  "null", "true", "\"id\":", "\"v\":1,", "\"r\":1,", "18446744073709551615", "999999999999999999"][..],
+            )),
+            0..4,
+        ),
+    ) {
+        let mut line = line.to_owned();
+        for (at, taken, put) in changes {
+            let start = at.index(line.len() + 1);
+            let end = (start + taken).min(line.len());
+            if line.is_char_boundary(start) && line.is_char_boundary(end) {
+                line.replace_range(start..end, put);
+            }
+        }
+        let _ = json::Reader::new(line.as_bytes()).next();
+    }
+}
+
 #[test]
 fn what_is_written_is_read_again() {
     let line = r#"{"after":2,"clock":[1,9],"copies":2,"covers":{"a":6},"dot":["a",6],"durable":"sync","expires_at":7,"f":"put","id":"w9","index":14,"key":"k","layout":4,"n":3,"node":"n1","other":{"x":[1,2.5,null]},"process":3,"r":2,"saw":["w1"],"strict":true,"time":5,"ttl":100,"type":"invoke","value":[{"dead":true,"dot":["b",2],"hidden":true,"id":"w7","v":"x","z":1}],"w":2}"#;

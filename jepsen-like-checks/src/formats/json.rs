@@ -1,7 +1,10 @@
 //! JSON lines: one event is one object on a line of its own. Empty lines are skipped.
 //!
-//! What stands in most lines (names, siblings, covers) is read without a value in between, and text without an
-//! escape is not copied; the rest goes through [`Value`]. Numbers must fit 64 bits; NaN is no JSON.
+//! Lines of the usual form are read in one pass ([`plain`]). All others, and all that are wrong, are read by serde:
+//! names, siblings, covers without a value in between, and text without an escape is not copied; the rest goes
+//! through [`Value`]. Numbers must fit 64 bits; NaN is no JSON.
+
+mod plain;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -41,10 +44,13 @@ impl<R: BufRead> Source for Reader<R> {
         }
         let lines = &self.lines;
         let text = lines.text()?;
-        let mut json = serde_json::Deserializer::from_str(text);
-        let event = EventSeed.deserialize(&mut json).and_then(|event| json.end().map(|()| event));
-        match event {
-            Ok(event) => Ok(Some((Place { line: lines.number, column: 1 }, event))),
+        let place = Place { line: lines.number, column: 1 };
+        if let Some(event) = plain::event(text) {
+            debug_assert_eq!(any(text).ok().as_ref(), Some(&event), "two readings of one line: {text}");
+            return Ok(Some((place, event)));
+        }
+        match any(text) {
+            Ok(event) => Ok(Some((place, event))),
             Err(error) => {
                 let said = error.to_string();
                 // The place is ours to say: the parser knows only this line.
@@ -53,6 +59,12 @@ impl<R: BufRead> Source for Reader<R> {
             }
         }
     }
+}
+
+/// The event of a line, whatever its form.
+fn any(text: &str) -> serde_json::Result<Event<'_>> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    EventSeed.deserialize(&mut json).and_then(|event| json.end().map(|()| event))
 }
 
 /// Text that is borrowed if it can be.
@@ -311,7 +323,7 @@ impl<'de> DeserializeSeed<'de> for ElementSeed {
                         entries.push((Value::Str(key), map.next_value_seed(ValueSeed(2))?));
                         continue;
                     }
-                    // The id comes first, as our own writer has it: read the rest without values in between.
+                    // The id comes first, as many writers have it: read the rest without values in between.
                     return sibling(map).map(Element::Sibling);
                 }
                 if entries.iter().any(|(key, _)| key.name() == Some("id")) {
@@ -545,4 +557,58 @@ fn sibling_json(sibling: &Sibling<'_>) -> Json {
         map.insert(name.to_string(), value.to_json());
     }
     Json::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_lines_are_read_in_one_pass() {
+        let mut event = Event::new(Kind::Ok, 3, "get");
+        event.key = Some(Value::Str("k".into()));
+        let dot = || Some(Dot { actor: "a".into(), counter: 6 });
+        event.value = Some(Payload::Siblings(vec![
+            Sibling { id: "w9".into(), value: Some(Value::Int(1)), dot: dot(), ..Sibling::default() },
+            Sibling { id: "w7".into(), dead: true, hidden: true, ..Sibling::default() },
+        ]));
+        event.covers = Some(vec![("a".into(), 6)]);
+        event.clock = Some((1, 2));
+        event.saw = Some(vec!["w1".into()]);
+        (event.id, event.dot, event.after) = (Some("w10".into()), dot(), Some(After::Index(4)));
+        (event.index, event.time, event.ttl) = (Some(12), Some(-3), Some(10));
+        let mut line = Vec::new();
+        write(&mut line, &event).expect("memory");
+        let line = String::from_utf8(line).expect("text");
+        assert_eq!(plain::event(line.trim_end()), Some(event));
+    }
+
+    #[test]
+    fn what_only_the_whole_of_json_says_is_left_to_its_reader() {
+        let line = |rest: &str| format!("{{\"type\":\"ok\",\"process\":1,\"f\":\"get\"{rest}}}");
+        assert!(plain::event(&line("")).is_some());
+        for rest in [
+            ",\"key\":\"\\u0041\"",
+            ",\"key\":1.5",
+            ",\"key\":1e3",
+            ",\"key\":01",
+            ",\"key\":-0",
+            ",\"key\":[1]",
+            ",\"index\":1234567890123456789",
+            ",\"index\":-1",
+            ",\"r\":256",
+            ",\"r\":1,\"r\":1",
+            ",\"other\":1",
+            ",\"clock\":[2,1]",
+            ",\"value\":[{\"v\":1}]",
+            ",\"value\":[{\"id\":\"a\",\"id\":\"b\"}]",
+            ",",
+            " x",
+            ",\"node\":\"a\u{1}\"",
+            ",\"f\":\"get\"",
+        ] {
+            assert_eq!(plain::event(&line(rest)), None, "{rest}");
+        }
+        assert_eq!(plain::event("{\"type\":\"ok\",\"process\":1}"), None, "f is missing");
+    }
 }
