@@ -57,6 +57,7 @@ impl Builder {
         // A vector that grew by doubling holds up to half of it in vain.
         self.history.ops.shrink_to_fit();
         self.history.times.shrink_to_fit();
+        self.history.extras.shrink();
         self.history.writes.shrink_to_fit();
         self.history
     }
@@ -277,16 +278,15 @@ impl Builder {
         }
         if event.ttl.is_some() || event.expires_at.is_some() || event.clock.is_some() || event.node.is_some()
         {
-            if it.extra == NONE {
-                it.extra = number(self.history.extras.len());
-                self.history.extras.push(Extra::default());
-            }
             let node = event.node.as_ref().map(|node| self.history.nodes.intern(node));
-            let extra = &mut self.history.extras[it.extra as usize];
-            extra.ttl = event.ttl.or(extra.ttl);
-            extra.expires_at = event.expires_at.or(extra.expires_at);
-            extra.clock = event.clock.or(extra.clock);
-            extra.node = node.or(extra.node);
+            let known = self.history.extras.get(it.extra);
+            let extra = Extra {
+                ttl: event.ttl.or(known.ttl),
+                expires_at: event.expires_at.or(known.expires_at),
+                clock: event.clock.or(known.clock),
+                node: node.or(known.node),
+            };
+            it.extra = self.history.extras.set(it.extra, extra);
         }
         if let Some(payload) = &event.value {
             self.payload(payload, it)?;

@@ -5,7 +5,7 @@
 //! compared as a `u32`. Events are counted from 0 in the order of the input; that position, not a clock, is the
 //! real time of the checks. [`History::index`] gives the index that the input itself had for it.
 //!
-//! Size: 64 bytes an operation, 16 more where the input has times, and the tables.
+//! Size: 64 bytes an operation, 16 more where the input has times, 16 more where it has a clock, and the tables.
 
 use std::hash::Hasher;
 
@@ -186,6 +186,72 @@ pub struct Extra {
     pub clock: Option<(i64, i64)>,
     /// The replica of a final state, in [`History::nodes`].
     pub node: Option<u32>,
+}
+
+/// The [`Extra`]s of operations. Where every answer has a clock and little else, each takes 16 bytes.
+#[derive(Debug, Default)]
+pub struct Extras {
+    brief: Vec<Brief>,
+    whole: Vec<Extra>,
+}
+
+/// A clock alone, or the number of something larger.
+#[derive(Debug, Clone, Copy)]
+struct Brief {
+    clock_lo: i64,
+    clock_width: u32,
+    /// In [`Extras::whole`]; [`NONE`] if there is nothing but the clock.
+    whole: u32,
+}
+
+const _: () = assert!(size_of::<Brief>() == 16);
+
+impl Extras {
+    /// That of a number; of [`NONE`], nothing.
+    pub fn get(&self, number: u32) -> Extra {
+        match self.brief.get(number as usize) {
+            None => Extra::default(),
+            Some(brief) if brief.whole != NONE => self.whole[brief.whole as usize],
+            Some(brief) => {
+                let clock = (brief.clock_lo, brief.clock_lo + i64::from(brief.clock_width));
+                Extra { clock: Some(clock), ..Extra::default() }
+            }
+        }
+    }
+
+    /// Puts `extra` at a number that was given before, or at a new one for [`NONE`]; returns the number.
+    pub(crate) fn set(&mut self, at: u32, extra: Extra) -> u32 {
+        let width = |(lo, hi): (i64, i64)| u32::try_from(hi.checked_sub(lo)?).ok();
+        let at = if at == NONE {
+            self.brief.push(Brief { clock_lo: 0, clock_width: 0, whole: NONE });
+            self.brief.len() - 1
+        } else {
+            at as usize
+        };
+        let brief = &mut self.brief[at];
+        match extra {
+            Extra { ttl: None, expires_at: None, clock: Some(clock), node: None }
+                if brief.whole == NONE && width(clock).is_some() =>
+            {
+                (brief.clock_lo, brief.clock_width) = (clock.0, width(clock).unwrap_or(0));
+            }
+            _ if brief.whole == NONE => {
+                brief.whole = number(self.whole.len());
+                self.whole.push(extra);
+            }
+            _ => self.whole[brief.whole as usize] = extra,
+        }
+        number(at)
+    }
+
+    fn bytes(&self) -> (usize, usize) {
+        (self.brief.capacity() * size_of::<Brief>(), self.whole.capacity() * size_of::<Extra>())
+    }
+
+    pub(crate) fn shrink(&mut self) {
+        self.brief.shrink_to_fit();
+        self.whole.shrink_to_fit();
+    }
 }
 
 /// An event that belongs to no operation of a client.
@@ -431,7 +497,7 @@ pub struct History {
     /// Layout versions.
     pub layouts: Sequences<u64>,
     /// What few operations have.
-    pub extras: Vec<Extra>,
+    pub extras: Extras,
     /// The operation that wrote each id; [`NONE`] for ids that were only read.
     pub writes: Vec<u32>,
     /// Nanoseconds of invocation and completion of each operation, where the input has them.
@@ -491,7 +557,7 @@ impl History {
 
     /// What few operations have, of this one.
     pub fn extra(&self, op: &Op) -> Extra {
-        self.extras.get(op.extra as usize).copied().unwrap_or_default()
+        self.extras.get(op.extra)
     }
 
     /// A dot's actor and counter.
@@ -520,14 +586,15 @@ impl History {
 
     /// Bytes of the operations themselves, and of the tables of distinct things.
     pub fn bytes(&self) -> (usize, usize) {
-        let ops = self.ops.capacity() * size_of::<Op>() + self.times.capacity() * 16;
+        let (brief, whole) = self.extras.bytes();
+        let ops = self.ops.capacity() * size_of::<Op>() + self.times.capacity() * 16 + brief;
         let names = [&self.processes, &self.keys, &self.values, &self.ids, &self.actors, &self.nodes];
         let tables = names.iter().map(|names| names.bytes()).sum::<usize>()
             + self.lists.bytes()
             + self.contexts.bytes()
             + self.dots.bytes()
             + self.writes.capacity() * 4
-            + self.extras.capacity() * size_of::<Extra>();
+            + whole;
         (ops, tables)
     }
 
@@ -559,5 +626,41 @@ impl ByKey {
             .windows(2)
             .enumerate()
             .map(|(key, ends)| (number(key), &self.order[ends[0] as usize..ends[1] as usize]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_few_operations_have_is_kept() {
+        let clocks = [
+            None,
+            Some((0, 0)),
+            Some((-5, 1 << 31)),
+            Some((0, 1 << 32)),
+            Some((i64::MIN, i64::MAX)),
+            Some((2, 1)),
+        ];
+        let mut all = Vec::new();
+        for clock in clocks {
+            for (ttl, expires_at, node) in
+                [(None, None, None), (Some(1), None, None), (None, Some(2), None), (None, None, Some(3))]
+            {
+                all.push(Extra { ttl, expires_at, clock, node });
+            }
+        }
+        for one in &all {
+            let mut extras = Extras::default();
+            assert_eq!(extras.get(NONE), Extra::default());
+            let first = extras.set(NONE, *one);
+            for two in &all {
+                let second = extras.set(NONE, *two);
+                assert_eq!([extras.get(first), extras.get(second)], [*one, *two]);
+                assert_eq!(extras.set(second, *one), second);
+                assert_eq!([extras.get(first), extras.get(second)], [*one, *one]);
+            }
+        }
     }
 }
