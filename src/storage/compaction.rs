@@ -114,7 +114,7 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
     let (end, _) = inner.log.end();
     inner.log.wait_synced(end).await?;
     inner.disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
-    inner.disk.sync_dir(&inner.dir).await.map_err(StorageError::io("sync", &inner.dir))?;
+    inner.log.sync_names().await.map_err(StorageError::io("sync", &inner.dir))?;
     inner.segments.remove(victim.base);
     inner.compacted(victim.len());
     tracing::debug!(segment = victim.id, bytes = victim.len(), "compacted");

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::select;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
 use super::format::{GROUP_HEAD_LEN, GroupHead, PartitionSet, SEGMENT_HEAD_LEN, SegmentHead};
 use super::segment::{Segment, Segments, path_of, salt_of};
@@ -156,6 +156,8 @@ pub(super) struct Log {
     synced: AtomicU64,
     /// When the write that is under way began, in nanoseconds of `mono` plus one; 0 when there is none.
     pending_since: AtomicU64,
+    /// One sync of the directory at a time, and whoever waits for the next hears how the last one went.
+    names: AsyncMutex<()>,
     pub(super) counters: Counters,
     /// Told after each group.
     pub(super) maintenance: Notify,
@@ -203,6 +205,7 @@ impl Log {
             progress: Watched::new(Progress { synced: start.position, trouble: None }),
             synced: AtomicU64::new(start.position),
             pending_since: AtomicU64::new(0),
+            names: AsyncMutex::new(()),
             counters: Counters::default(),
             maintenance: Notify::new(),
         }
@@ -391,6 +394,9 @@ impl Log {
     /// The one task that writes. Ends after [`Log::close`], or when it has latched.
     pub(super) async fn run(&self) {
         while let Some(group) = self.next_group().await {
+            if self.sound().is_err() {
+                return; // by a sync of names that somebody else asked for
+            }
             loop {
                 let began = self.clock.mono();
                 self.pending_since.store(nanos(began), Ordering::Relaxed);
@@ -408,12 +414,7 @@ impl Log {
                         }
                     }
                     Err(Failure::Latch(error)) => {
-                        tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
-                        self.progress.modify(|now| {
-                            now.trouble = Some(Trouble::Failed(error.to_string()));
-                            true
-                        });
-                        self.wake(true);
+                        self.latch(&error);
                         return;
                     }
                 }
@@ -486,6 +487,41 @@ impl Log {
         Group { segment, start, bytes, synced: head.synced }
     }
 
+    /// An error once a write or sync has failed.
+    pub(super) fn sound(&self) -> Result<(), StorageError> {
+        match self.progress.get().trouble {
+            Some(trouble @ Trouble::Failed(_)) => Err(trouble.error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing more is announced as durable.
+    fn latch(&self, error: &io::Error) {
+        tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
+        self.progress.modify(|now| {
+            now.trouble = Some(Trouble::Failed(error.to_string()));
+            true
+        });
+        self.wake(true);
+    }
+
+    /// Makes the names in the directory durable, for everybody who has changed one.
+    ///
+    /// A sync that fails gives up the names of all, also that of a new segment, and the next one succeeds without them: so
+    /// a failure latches, whoever asked. (Found by the simulator, seed 248: the failure was a snapshot's, and what was
+    /// written to a segment made at that moment was acknowledged and gone with the power.)
+    pub(super) async fn sync_names(&self) -> io::Result<()> {
+        let _alone = self.names.lock().await;
+        if let Err(latched) = self.sound() {
+            return Err(io::Error::other(latched.to_string()));
+        }
+        let synced = self.disk.sync_dir(&self.dir).await;
+        if let Err(error) = &synced {
+            self.latch(error);
+        }
+        synced
+    }
+
     async fn write(&self, group: &Group) -> Result<(), Failure> {
         let segment = &group.segment;
         let offset = group.start - segment.base;
@@ -502,7 +538,7 @@ impl Log {
         }
         write_and_sync(file.as_ref(), offset, &group.bytes).await?;
         if first {
-            self.disk.sync_dir(&self.dir).await.map_err(Failure::Latch)?;
+            self.sync_names().await.map_err(Failure::Latch)?;
         }
         segment.set_file(file);
         Ok(())

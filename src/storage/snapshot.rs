@@ -213,7 +213,7 @@ pub(super) async fn write(
     writer.flush(0).await.map_err(failed())?;
     writer.file.sync_data().await.map_err(StorageError::io("sync", &path))?;
     disk.rename(&path, &dir.join(NAME)).await.map_err(StorageError::io("rename", &path))?;
-    disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))?;
+    log.sync_names().await.map_err(StorageError::io("sync", dir))?;
     Ok(Written { from, bytes: writer.offset })
 }
 

@@ -100,7 +100,7 @@ pub struct Stats {
 /// The store of one node. Cheap to clone; its tasks end after [`Store::close`].
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 impl Store {
@@ -440,7 +440,10 @@ impl Store {
     pub async fn close(&self) -> Result<(), StorageError> {
         let inner = &self.inner;
         let end = inner.log.close();
-        let synced = inner.log.wait_synced(end).await;
+        let synced = match inner.log.wait_synced(end).await {
+            Ok(()) => inner.log.sound(),
+            unsynced => unsynced,
+        };
         inner.closing.store(true, Ordering::Relaxed);
         inner.log.maintenance.notify_one();
         inner.ended.wait_for(|ended| (*ended == 2).then_some(())).await;

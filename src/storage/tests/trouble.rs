@@ -26,6 +26,48 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     assert_eq!(get(&store, "key").await, None);
 }
 
+/// The bad order: a snapshot is given its name, the sync of the directory fails; a segment that was made meanwhile is in the
+/// same directory, the next sync of it succeeds without its name, and what it holds is acknowledged.
+#[tokio::test]
+async fn a_failed_sync_of_names_is_everybodys_trouble() {
+    let disk = TestDisk::new();
+    let (store, _) = open_with(&disk, quiet()).await.unwrap();
+    put_durable(&store, "old", "value").await;
+    // The first sync is that of the snapshot's own bytes, the second that of its name.
+    disk.disk.arm(Fault::SyncError { path: Path::new(DIR).to_owned(), nth: 2 });
+    let written = store.inner.write_snapshot().await;
+    assert!(matches!(written, Err(StorageError::Io { .. })), "{written:?}");
+    assert!(store.failed().await.contains("os error 5"), "what the system said");
+    assert!(matches!(put(&store, "key", "value").await, Err(StorageError::Latched(_))));
+    assert!(store.inner.log.sync_names().await.is_err(), "the next sync would succeed");
+    assert_eq!(get(&store, "old").await.as_deref(), Some("value"), "what was durable is served");
+    assert!(matches!(store.close().await, Err(StorageError::Latched(_))));
+}
+
+/// The bad order: one read of a segment's head fails, the segment counts as damaged, nothing of it is needed, compaction
+/// removes the file.
+#[tokio::test]
+async fn a_head_that_cannot_be_read_is_read_again_and_never_taken_for_damage() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "key", "value").await;
+    store.close().await.unwrap();
+    let segment = segment_paths(&disk)[0].clone();
+    for (nth, opens) in [(&[1][..], true), (&[1, 2], false)] {
+        let disk = disk.after(Loss::All);
+        for nth in nth {
+            disk.disk.arm(Fault::ReadError { path: segment.clone(), nth: *nth });
+        }
+        match open_with(&disk, config()).await {
+            Ok((store, recovery)) => {
+                assert!(opens, "a disk that cannot be read is no empty one");
+                assert_eq!((recovery.corrupt, get(&store, "key").await.as_deref()), (0, Some("value")));
+            }
+            Err(error) => assert!(!opens && error.to_string().contains("read"), "{error}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space() {
     for config in [quiet(), tiny()] {
