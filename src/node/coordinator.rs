@@ -3,6 +3,8 @@
 //! Not applied is answered only while no dot was made, here or where the put was passed on to: every check stands
 //! before the machine starts, and time that is up before that is a refusal too.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
@@ -23,7 +25,7 @@ use crate::net::message::{
     Quorum, Refusal, RefusalCode, Store, StoreReply,
 };
 use crate::storage::{StorageError, Table};
-use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId};
+use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId, WriteId};
 
 impl Node {
     /// Reads a key.
@@ -106,7 +108,7 @@ impl Node {
             }
             // No primary took a byte of it: this node may coordinate it itself, as a fallback.
         }
-        let over = self.over(&put, request).await?;
+        let (over, seen) = self.over(&put, request).await?;
         inner.in_time(request)?;
         let w = self.quorum_size("w", put.quorum.w)?;
         let machine_request = PutRequest {
@@ -140,17 +142,18 @@ impl Node {
         let expires_at = match put.expiry {
             Expiry::Never => None,
             Expiry::At(at) => Some(at),
-            Expiry::After(ms) => Some(inner.wall().plus(std::time::Duration::from_millis(ms))),
+            Expiry::After(ms) => Some(inner.wall().plus(Duration::from_millis(ms))),
         };
         let content = put.value.map_or(Content::Tombstone, Content::Value);
         let write = Write { write_id: put.write_id, content, meta: put.meta, expires_at };
+        let durability = put.durability.unwrap_or(inner.config.durability);
         let (answer, answered) = oneshot::channel();
         let driver = PutDriver {
             node: inner.clone(),
             namespace: put.namespace,
             key: key.clone(),
             request,
-            durability: put.durability.unwrap_or(inner.config.durability),
+            durability,
             write: Some((over, write)),
             applied: None,
             local_durable: false,
@@ -160,7 +163,7 @@ impl Node {
         let started = inner.now();
         tokio::spawn(driver.drive(machine, actions).in_current_span());
         // The driver always answers; if it panicked, what happened is not known.
-        let (mut outcome, applied) = answered.await.unwrap_or_else(|_| {
+        let (mut outcome, mut applied) = answered.await.unwrap_or_else(|_| {
             let unknown = PutOutcome::Unknown {
                 have: 0,
                 need: w,
@@ -169,6 +172,12 @@ impl Node {
             };
             (Ok(unknown), None)
         });
+        if let Some((_, done)) = &mut applied {
+            // What it read at other replicas it overwrites too, whether or not its own copy had it.
+            let elsewhere: Vec<WriteId> =
+                seen.into_iter().filter(|id| !done.overwrote.contains(id)).collect();
+            done.overwrote.extend(elsewhere);
+        }
         match &outcome {
             Ok(PutOutcome::Applied(_)) => {
                 inner.metrics.write_quorum_wait.enter_time(inner.now().since(started));
@@ -304,31 +313,37 @@ impl Node {
         }
     }
 
-    /// What the put overwrites; one under a condition, and a delete without a token, read first.
-    async fn over(&self, put: &Put, request: Request) -> Result<Over, Refusal> {
+    /// What the put overwrites; one under a condition, and a delete without a token, read first. Also the operations that
+    /// this read showed and that are overwritten.
+    async fn over(&self, put: &Put, request: Request) -> Result<(Over, Vec<WriteId>), Refusal> {
         let expected = match (&put.condition, &put.context) {
             (Condition::Match(token), _) => Expected::Seen(self.unseal(put.namespace, &put.key, token)?),
             (Condition::Absent, _) => Expected::Absent,
-            (Condition::None, Context::Nothing) => return Ok(Over::Nothing),
-            (Condition::None, Context::Current) => return Ok(Over::Current),
+            (Condition::None, Context::Nothing) => return Ok((Over::Nothing, Vec::new())),
+            (Condition::None, Context::Current) => return Ok((Over::Current, Vec::new())),
             (Condition::None, Context::Token(token)) => {
-                return self.unseal(put.namespace, &put.key, token).map(Over::Seen);
+                return Ok((Over::Seen(self.unseal(put.namespace, &put.key, token)?), Vec::new()));
             }
             (Condition::None, Context::Read) => {
                 let (read, _) = self.read(put.namespace, &put.key, put.quorum, request).await?;
-                return Ok(Over::Seen(read.record.context().clone()));
+                let context = read.record.context();
+                return Ok((Over::Seen(context.clone()), covered(&read.record, context)));
             }
         };
         let r = self.quorum_size("r", put.quorum.r)?.max(self.quorum_size("w", put.quorum.w)?);
         let quorum = Quorum { r: Some(u8::try_from(r).unwrap_or(u8::MAX)), ..put.quorum };
         let (read, _) = self.read(put.namespace, &put.key, quorum, request).await?;
         let over: Result<VersionVector, _> = judge(expected, &read.record, self.inner.wall());
-        over.map(Over::Seen).map_err(|unmet| {
-            Refusal::new(
-                RefusalCode::Conflict,
-                format!("{unmet}; nothing was written: read it and decide again"),
-            )
-        })
+        match over {
+            Ok(context) => {
+                let seen = covered(&read.record, &context);
+                Ok((Over::Seen(context), seen))
+            }
+            Err(unmet) => {
+                let message = format!("{unmet}; nothing was written: read it and decide again");
+                Err(Refusal::new(RefusalCode::Conflict, message))
+            }
+        }
     }
 
     /// A quorum's size: what was asked for, or a majority of N.
@@ -344,6 +359,12 @@ impl Node {
             }
         }
     }
+}
+
+/// The operations whose values a context covers.
+fn covered(record: &Record, context: &VersionVector) -> Vec<WriteId> {
+    let covered = record.siblings().iter().filter(|sibling| context.covers(sibling.dot));
+    covered.map(|sibling| sibling.write_id).collect()
 }
 
 /// The failure that a call's error is to the machine.

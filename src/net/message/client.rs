@@ -185,7 +185,8 @@ pub struct PutReply {
     pub outcome: PutOutcome,
     /// The event that it became, when the coordinator can say.
     pub dot: Option<Dot>,
-    /// The operations whose values it overwrote at the coordinator.
+    /// The operations whose values it overwrote: in the coordinator's copy, and in what a deletion or a write under a
+    /// condition read first. What a context given by the client covers beyond that is not listed.
     pub overwrote: Vec<WriteId>,
     /// Every other live value that stands beside it now.
     pub siblings: Vec<Version>,
