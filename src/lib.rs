@@ -23,6 +23,7 @@
 //! | [`types`] | ids, keys, the two kinds of time | everything else |
 //! | [`sync`] | a value to wait on, without chance | everything else |
 //! | [`measure`] | counters and histograms | names, clocks |
+//! | [`observe`] | points, facts and planted mistakes for the simulator; nothing in production | any effect on what a node does |
 //! | [`dynamo`] | the paper as pure code; its own page maps §4.1–4.8 to files | tokio, clocks, randomness, I/O, hash-map order |
 //! | [`io`] | the seams `Net`, `Disk`, `Clock` and their real implementations | anything of ours; it knows no key, node or frame |
 //! | [`storage`] | one entry a key, durable when it says so | the network, quorums, wall clocks |
@@ -69,6 +70,10 @@
 //! of all that a record has seen. *Sibling*: one of the concurrent values of a key. *Tombstone*: a deletion kept.
 //! *Layout*: who owns which partition, versioned. *Fence*, *refilled*: see anti-entropy and reaping in the design.
 //! *Nemesis*, *fault plan*, *history*, *outcome*: the simulator's and the checkers'.
+
+// First: its macros are known to what stands below it.
+#[macro_use]
+pub mod observe;
 
 pub mod client;
 pub mod dynamo;

@@ -114,7 +114,7 @@ impl Node {
         let machine_request = PutRequest {
             w,
             strict: put.quorum.strict,
-            hint_after: inner.config.hint_after,
+            hint_after: if buggify!("hint-early") { Duration::ZERO } else { inner.config.hint_after },
             deadline: request.deadline,
         };
         let down = inner.peers.down();
@@ -178,6 +178,17 @@ impl Node {
                 seen.into_iter().filter(|id| !done.overwrote.contains(id)).collect();
             done.overwrote.extend(elsewhere);
         }
+        if let (Ok(PutOutcome::Applied(_)), Some((_, done))) = (&outcome, &applied) {
+            fact!(Acked {
+                coordinator: inner.id,
+                namespace: put.namespace,
+                key: &key,
+                write_id: put.write_id,
+                dot: done.dot,
+                w,
+                sync: durability == Durability::Sync,
+            });
+        }
         match &outcome {
             Ok(PutOutcome::Applied(_)) => {
                 inner.metrics.write_quorum_wait.enter_time(inner.now().since(started));
@@ -215,7 +226,7 @@ impl Node {
         let machine_request = GetRequest {
             r,
             strict: quorum.strict,
-            hedge_after: inner.config.hedge_after,
+            hedge_after: if buggify!("hedge-early") { Duration::ZERO } else { inner.config.hedge_after },
             deadline: request.deadline,
         };
         let (machine, actions) = GetMachine::new(machine_request, &list, &inner.peers.down(), started);
@@ -253,6 +264,7 @@ impl Node {
         request: Request,
     ) -> Option<Result<PutReply, Refusal>> {
         let inner = &self.inner;
+        point!("put-forwarded");
         let forwarded = Put { forwarded: true, ..put.clone() };
         match inner.call(primary, &forwarded, request).await {
             Ok(reply) => Some(Ok(reply)),

@@ -41,6 +41,7 @@ impl GetDriver {
                         let timer = self.node.at(at);
                         pending.push(Box::pin(async move {
                             timer.await;
+                            point!("hedge-timer");
                             GetEvent::HedgeTimer
                         }));
                     }
@@ -82,6 +83,7 @@ impl GetDriver {
         let deadline = inner.now() + inner.config.timeout;
         let request = Request { deadline, ..self.request };
         inner.metrics.read_repairs.one();
+        point!("read-repair");
         let repair = async move {
             // A repair is known durable when it is answered: the next read may stop here.
             let sync = Durability::Sync;
@@ -128,8 +130,12 @@ impl PutDriver {
                             pending.push(local);
                         }
                     }
-                    PutAction::Replicate(node) => pending.push(self.send(node, Vec::new())),
+                    PutAction::Replicate(node) => {
+                        point!("put-sent");
+                        pending.push(self.send(node, Vec::new()));
+                    }
                     PutAction::StoreGuest { node, target } => {
+                        point!("guest-sent");
                         self.node.metrics.guests_sent.one();
                         pending.push(self.send(node, vec![target]));
                     }
@@ -138,6 +144,7 @@ impl PutDriver {
                         let timer = self.node.at(at);
                         pending.push(Box::pin(async move {
                             timer.await;
+                            point!("hint-timer");
                             PutResult::Event(PutEvent::HintTimer)
                         }));
                     }
@@ -186,6 +193,9 @@ impl PutDriver {
     fn wait_durable(&self, position: crate::storage::LogPosition) -> BoxFuture<'static, PutResult> {
         let inner = self.node.clone();
         Box::pin(async move {
+            if canary!(AckBeforeSync) {
+                return PutResult::Event(PutEvent::LocalDurable);
+            }
             PutResult::Event(match inner.store.wait_synced(position).await {
                 Ok(()) => PutEvent::LocalDurable,
                 Err(_) => {
@@ -214,6 +224,7 @@ impl PutDriver {
         let Some((table, ..)) = self.applied else { return };
         let (inner, slot) = (self.node.clone(), self.node.slot(table, self.namespace, &self.key));
         tokio::spawn(async move {
+            point!("target-noted");
             if let Err(error) = inner.note_target(&slot, target).await {
                 tracing::warn!(key = %slot.key, %target, %error, "cannot note who lacks the record");
             }
@@ -222,6 +233,7 @@ impl PutDriver {
 
     fn answer(&mut self, outcome: PutOutcome) {
         let Some(asker) = self.answer.take() else { return };
+        point!("put-answered");
         let outcome = match (outcome, self.refusal.take()) {
             (PutOutcome::NotApplied, Some(refusal)) => Err(refusal),
             (outcome, _) => Ok(outcome),

@@ -106,6 +106,7 @@ impl Inner {
         directory::write(self.io.disk.as_ref(), &self.config.dir, &meta).await?;
         *super::lock(&self.layouts) = Layouts::new(history);
         self.metrics.layouts_adopted.one();
+        point!("layout-adopted");
         tracing::info!(node = %self.id, version = current.version, "goes by another layout");
         Ok(current)
     }

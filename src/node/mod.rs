@@ -269,6 +269,7 @@ impl Node {
         peer_port: Box<dyn Listener>,
         clients: impl Future<Output = ()> + Send,
     ) -> Result<(), NodeError> {
+        point!("node-serving");
         let inner = &self.inner;
         let service = Arc::new(replica::PeerService::new(inner.clone()));
         let peers =
@@ -288,6 +289,7 @@ impl Node {
             }
             _ = &mut served => None,
         };
+        point!("node-drained");
         inner.peers.close();
         match failure {
             Some(reason) => {
@@ -493,6 +495,7 @@ impl Inner {
 
     /// Goes on under another incarnation: a peer knew a write of ours that we do not.
     pub(crate) fn renew_incarnation(&self) {
+        point!("incarnation-renewed");
         let incarnation = Incarnation(lock(&self.rng).next_u64());
         tracing::error!(
             node = %self.id,
@@ -522,7 +525,8 @@ impl Inner {
     /// Takes a request in, if there is room and time for it. It is in flight until what is returned is dropped.
     fn admit(&self, request: Request) -> Result<InFlight<'_>, Refusal> {
         self.in_time(request)?;
-        self.metrics.enter(self.config.in_flight_max).ok_or_else(|| {
+        let room = if buggify!("shed") { 0 } else { self.config.in_flight_max };
+        self.metrics.enter(room).ok_or_else(|| {
             self.metrics.shed_in_flight.one();
             let message = "the node has too many requests in progress; nothing was done: try again";
             Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER)

@@ -92,6 +92,7 @@ impl Inner {
             };
             match put {
                 Ok((record, done)) => {
+                    point!("dot-made");
                     let position = self.reveals(slot, durability, position);
                     return Ok(Applied { record, done, position });
                 }
@@ -137,11 +138,18 @@ impl Inner {
         let (ahead, position) = match self.store.update(slot, stored(durability), merge).await {
             // A copy that is damaged is taken as absent here, and written over: its local header is gone with it,
             // so its actor has ended.
-            Err(StorageError::Corrupt(_)) => self.store.replace_damaged(slot, merge).await?,
+            Err(StorageError::Corrupt(_)) => {
+                point!("damaged-copy-replaced");
+                self.store.replace_damaged(slot, merge).await?
+            }
             updated => updated?,
         };
+        point!("copy-merged");
         if ahead {
             self.renew_incarnation();
+        }
+        if canary!(AckBeforeSync) {
+            return Ok(());
         }
         self.store.wait_synced(self.reveals(slot, durability, position)).await
     }

@@ -72,6 +72,7 @@ impl Node {
     }
 
     async fn scan_unwatched(&self, scan: Scan, request: Request) -> Result<ScanReply, Refusal> {
+        point!("scan-page");
         let limit = usize::try_from(scan.limit).unwrap_or(usize::MAX);
         if !(1..=SCAN_ITEMS_MAX).contains(&limit) {
             let message = format!("limit={}: a page has 1 to {SCAN_ITEMS_MAX} keys", scan.limit);

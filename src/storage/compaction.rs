@@ -83,6 +83,7 @@ fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
 /// # Errors
 /// When the disk fails, is full, or the log has latched. The segment is still there then, and nothing is lost.
 pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) -> Result<(), StorageError> {
+    point!("compaction-begun");
     let path = path_of(&inner.dir, victim.id);
     if !victim.is_dead() {
         let Some(file) = victim.file().cloned() else { return Ok(()) };
@@ -113,7 +114,9 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
     // crash would leave of the key.
     let (end, _) = inner.log.end();
     inner.log.wait_synced(end).await?;
+    point!("segment-dead");
     inner.disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
+    point!("segment-removed");
     inner.log.sync_names().await.map_err(StorageError::io("sync", &inner.dir))?;
     inner.segments.remove(victim.base);
     inner.compacted(victim.len());

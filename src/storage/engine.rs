@@ -168,7 +168,9 @@ impl Inner {
             };
             let wait = if place.awaits_sync() { place.end() } else { 0 };
             let loaded = |entry| Loaded { entry: Some(entry), wait, state };
-            if let Some(entry) = self.cache.get(&place.position) {
+            if let Some(entry) = self.cache.get(&place.position)
+                && !buggify!("cache-missed")
+            {
                 self.counters.cache_hits.fetch_add(1, Ordering::Relaxed);
                 return Ok(loaded(entry));
             }

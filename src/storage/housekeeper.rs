@@ -19,7 +19,8 @@ impl Inner {
             self.log.maintenance.notified().await;
             while !self.is_closing() {
                 let alone = self.housekeeping.lock().await;
-                let done = if self.log.synced() >= self.snapshot_due.load(Ordering::Relaxed) {
+                let due = self.log.synced() >= self.snapshot_due.load(Ordering::Relaxed);
+                let done = if due || buggify!("snapshot-early") {
                     self.write_snapshot().await
                 } else if let Some((victim, hurry)) = compaction::victim(self) {
                     compaction::compact(self, &victim, hurry).await

@@ -409,6 +409,7 @@ impl Log {
                         break;
                     }
                     Err(Failure::Full) => {
+                        point!("disk-full");
                         if !self.stays_full().await {
                             return;
                         }
@@ -436,7 +437,8 @@ impl Log {
                 } else {
                     let full = state.gathered.len() > self.limits.gathered_bytes / 2;
                     let due = state.due;
-                    if full || state.closing || due.is_zero() || due <= self.clock.mono() {
+                    let early = buggify!("group-early");
+                    if full || state.closing || due.is_zero() || due <= self.clock.mono() || early {
                         return Some(self.seal(&mut state));
                     }
                     due
@@ -497,6 +499,7 @@ impl Log {
 
     /// Nothing more is announced as durable.
     fn latch(&self, error: &io::Error) {
+        point!("log-latched");
         tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
         self.progress.modify(|now| {
             now.trouble = Some(Trouble::Failed(error.to_string()));
@@ -515,6 +518,7 @@ impl Log {
         if let Err(latched) = self.sound() {
             return Err(io::Error::other(latched.to_string()));
         }
+        point!("names-to-sync");
         let synced = self.disk.sync_dir(&self.dir).await;
         if let Err(error) = &synced {
             self.latch(error);
@@ -531,6 +535,7 @@ impl Log {
             None => self.disk.open(&path_of(&self.dir, segment.id), true).await?,
         };
         if first {
+            point!("segment-begun");
             // Synced before anything that cannot be read without it.
             let (id, base, synced) = (segment.id, segment.base, group.synced);
             let head = SegmentHead { id, base, synced, salt: segment.salt.expect(SALTED) };
@@ -545,6 +550,7 @@ impl Log {
     }
 
     fn done(&self, group: &Group) {
+        point!("group-durable");
         let end = group.start + group.bytes.len() as u64;
         self.state().writing = Run::default();
         self.counters.groups.fetch_add(1, Ordering::Relaxed);

@@ -24,6 +24,7 @@
 //! | `recovery`, `walk` | what is found at start: proven, torn, rotten |
 //! | `compaction`, `housekeeper` | gets space back; the task that does this and writes snapshots |
 //! | [`inspect`], [`check`] | looks at a directory that no node runs on: figures, and every kind of damage |
+//! | [`evidence`] | what synced bytes prove, for whoever does not believe the engine |
 //! | [`directory`] | whose directory it is; the clean-shutdown mark |
 //!
 //! Invariants
@@ -58,6 +59,7 @@ pub mod check;
 mod compaction;
 pub mod directory;
 mod engine;
+pub mod evidence;
 mod format;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -193,10 +193,12 @@ pub(super) async fn recover(
         disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
     }
     directory::remove_clean(disk, dir).await?;
+    point!("recovery-examined");
     let id = id_last + 1;
     let (start, started) =
         replay.begin(disk, dir, &segments, (id, end), &pending, (incarnation, salts)).await?;
     for (file, path, len) in cuts {
+        point!("recovery-tail-cut");
         if let Some(len) = len {
             file.set_len(len).await.map_err(StorageError::io("cut", &path))?;
             file.sync_data().await.map_err(StorageError::io("sync", &path))?;
@@ -697,6 +699,7 @@ impl Replay {
         file.write_at(0, bytes.into()).await.map_err(StorageError::io("write", &new))?;
         file.sync_data().await.map_err(StorageError::io("sync", &new))?;
         disk.rename(&new, &path).await.map_err(StorageError::io("rename", &new))?;
+        point!("recovery-segment-named");
         disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))?;
         segment.set_file(file);
         segment.set_len(end);

@@ -167,6 +167,7 @@ pub(super) async fn write(
     partitions: &[Mutex<Partition>],
     start: Option<(StartBody, u64, usize)>,
 ) -> Result<Written, StorageError> {
+    point!("snapshot-begun");
     let path = dir.join(NAME_NEW);
     // Before the first partition is taken: see the module.
     let (_, from) = log.end();
@@ -213,6 +214,7 @@ pub(super) async fn write(
     writer.flush(0).await.map_err(failed())?;
     writer.file.sync_data().await.map_err(StorageError::io("sync", &path))?;
     disk.rename(&path, &dir.join(NAME)).await.map_err(StorageError::io("rename", &path))?;
+    point!("snapshot-named");
     log.sync_names().await.map_err(StorageError::io("sync", dir))?;
     Ok(Written { from, bytes: writer.offset })
 }

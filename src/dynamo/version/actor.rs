@@ -56,7 +56,7 @@ impl ActorMint {
 
     /// Whether the actor may still count.
     pub fn is_live(&self, actor: ActorId) -> bool {
-        actor.incarnation == self.incarnation && actor.epoch >= self.epoch_floor
+        canary!(ActorKept) || (actor.incarnation == self.incarnation && actor.epoch >= self.epoch_floor)
     }
 
     /// Ends every actor minted so far: a local append failed after its dot had left. Never undone.

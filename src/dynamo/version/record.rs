@@ -378,6 +378,12 @@ impl Record {
             self.context.join(&other.context);
             merged.changed = true;
         }
+        if canary!(ContextDropped) {
+            self.context = VersionVector::new();
+            for sibling in &self.siblings {
+                self.context.include(sibling.dot);
+            }
+        }
         merged
     }
 

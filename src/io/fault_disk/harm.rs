@@ -104,6 +104,11 @@ impl Image {
         }
     }
 
+    /// Takes back what was armed and has not happened yet.
+    pub fn disarm(&mut self) {
+        self.faults.armed.clear();
+    }
+
     /// Faults by chance from now on, drawn from `random`.
     pub fn set_rates(&mut self, rates: Rates, random: Xoshiro256PlusPlus) {
         self.faults.chance = (rates != Rates::default()).then_some(Chance { rates, random });

@@ -55,6 +55,7 @@ mod fault;
 mod harm;
 mod image;
 mod loss;
+mod medium;
 mod names;
 mod node;
 
