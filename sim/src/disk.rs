@@ -10,6 +10,7 @@
 //! When a life ends, operations in flight are not carried out, and a handle of it answers `BrokenPipe` for ever.
 //! A stalled operation waits at the end of its time, in order, and is carried out when its path is released.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,27 @@ impl Default for DiskTimes {
 
 type Stalled = Box<dyn FnOnce() + Send>;
 
+/// What became of a disk's contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskChange<'a> {
+    /// A file was synced.
+    Synced(&'a Path),
+    /// A directory was synced.
+    DirSynced(&'a Path),
+    /// A name was removed.
+    Removed(&'a Path),
+    /// A file was given this length.
+    Cut(&'a Path, u64),
+    /// The power was lost: what was synced stands, and of the rest what chance has left.
+    PowerLoss,
+}
+
+/// Watches the disks, from outside the hosts.
+pub trait DiskWatch: Send + Sync {
+    /// Told after each change, with the disk as it is now. Must not touch the disk.
+    fn changed(&self, host: &str, now: Duration, change: DiskChange<'_>, image: &Image);
+}
+
 /// What a host's disk is, over all its lives. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Drive {
@@ -58,11 +80,25 @@ pub(crate) struct Drive {
     times: DiskTimes,
     timers: Timers,
     trace: Trace,
+    host: Arc<str>,
+    watch: Option<Arc<dyn DiskWatch>>,
+    /// What files are called now that were renamed since they were opened.
+    renamed: Arc<Mutex<BTreeMap<PathBuf, PathBuf>>>,
 }
 
 impl Drive {
-    pub(crate) fn new(chance: Stream, times: DiskTimes, timers: Timers, trace: Trace) -> Drive {
+    pub(crate) fn new(
+        host: &str,
+        watch: Option<Arc<dyn DiskWatch>>,
+        chance: Stream,
+        times: DiskTimes,
+        timers: Timers,
+        trace: Trace,
+    ) -> Drive {
         Drive {
+            host: host.into(),
+            watch,
+            renamed: Arc::default(),
             image: Arc::default(),
             stalled: Arc::default(),
             chance: Arc::new(Mutex::new(chance)),
@@ -84,6 +120,16 @@ impl Drive {
         self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changed(&self, change: DiskChange<'_>, image: &Image) {
+        if let Some(watch) = &self.watch {
+            watch.changed(&self.host, self.timers.now(), change, image);
+        }
+    }
+
+    fn renamed(&self) -> MutexGuard<'_, BTreeMap<PathBuf, PathBuf>> {
+        self.renamed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn time_of(&self, (low, high): (Duration, Duration)) -> Duration {
         self.chance().random_range(low..=high)
     }
@@ -100,6 +146,7 @@ impl Drive {
         let mut image = self.image();
         let at_stake = image.unsynced();
         image.power_loss(&mut *self.chance(), LossOdds::default());
+        self.changed(DiskChange::PowerLoss, &image);
         drop(image);
         self.drop_stalled();
         at_stake
@@ -214,6 +261,7 @@ impl Disk for SimDisk {
         let disk = self.clone();
         self.short("disk-open", path, format!("create={create}"), move |image, path| {
             let id = image.open(path, create)?;
+            disk.drive.renamed().remove(path);
             Ok(Arc::new(SimFile(Arc::new(Open { disk, id, path: path.to_owned() }))) as Arc<dyn File>)
         })
     }
@@ -223,20 +271,29 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let target = to.to_owned();
+        let (target, drive) = (to.to_owned(), self.drive.clone());
         self.short("disk-rename", from, to.display().to_string(), move |image, from| {
-            image.rename(from, &target)
+            image.rename(from, &target)?;
+            drive.renamed().insert(from.to_owned(), target);
+            Ok(())
         })
     }
 
     fn remove(&self, path: &Path) -> BoxFuture<'static, io::Result<()>> {
-        self.short("disk-remove", path, String::new(), Image::remove)
+        let drive = self.drive.clone();
+        self.short("disk-remove", path, String::new(), move |image, path| {
+            image.remove(path)?;
+            drive.changed(DiskChange::Removed(path), image);
+            Ok(())
+        })
     }
 
     fn sync_dir(&self, dir: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let owned = dir.to_owned();
+        let (owned, drive) = (dir.to_owned(), self.drive.clone());
         self.run(self.drive.times.sync, "disk-sync-dir", dir, String::new(), None, move |image| {
-            image.sync_dir(&owned)
+            image.sync_dir(&owned)?;
+            drive.changed(DiskChange::DirSynced(&owned), image);
+            Ok(())
         })
     }
 
@@ -286,9 +343,15 @@ impl SimFile {
         what: String,
         work: impl FnOnce(&mut Image, FileId) -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
-        let Open { disk, id, path } = &*self.0;
+        let Open { disk, id, .. } = &*self.0;
         let id = *id;
-        disk.run(range, name, path, what, Some(self.0.clone()), move |image| work(image, id))
+        disk.run(range, name, &self.path(), what, Some(self.0.clone()), move |image| work(image, id))
+    }
+
+    /// What the file is called now.
+    fn path(&self) -> PathBuf {
+        let opened = &self.0.path;
+        self.0.disk.drive.renamed().get(opened).unwrap_or(opened).clone()
     }
 
     fn short<T: Send + 'static>(
@@ -316,10 +379,20 @@ impl File for SimFile {
     }
 
     fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>> {
-        self.short("disk-set-len", len.to_string(), move |image, id| image.set_len(id, len))
+        let (drive, path) = (self.0.disk.drive.clone(), self.path());
+        self.short("disk-set-len", len.to_string(), move |image, id| {
+            image.set_len(id, len)?;
+            drive.changed(DiskChange::Cut(&path, len), image);
+            Ok(())
+        })
     }
 
     fn sync_data(&self) -> BoxFuture<'static, io::Result<()>> {
-        self.run(self.0.disk.drive.times.sync, "disk-sync", String::new(), Image::sync_data)
+        let (drive, path) = (self.0.disk.drive.clone(), self.path());
+        self.run(drive.times.sync, "disk-sync", String::new(), move |image, id| {
+            image.sync_data(id)?;
+            drive.changed(DiskChange::Synced(&path), image);
+            Ok(())
+        })
     }
 }

@@ -28,18 +28,36 @@ pub mod relaunch;
 #[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
+pub mod cluster;
+#[cfg(madsim)]
 pub mod disk;
+#[cfg(madsim)]
+pub mod history;
+#[cfg(madsim)]
+pub mod holdings;
+#[cfg(madsim)]
+pub mod invariants;
+#[cfg(madsim)]
+pub mod nemesis;
 #[cfg(madsim)]
 pub mod net;
 #[cfg(madsim)]
+pub mod plan;
+#[cfg(madsim)]
+pub mod play;
+#[cfg(madsim)]
+pub mod report;
+#[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
-pub mod scenario;
-#[cfg(madsim)]
 pub mod seed;
+#[cfg(madsim)]
+pub mod settings;
 #[cfg(madsim)]
 pub mod timers;
 #[cfg(madsim)]
 pub mod trace;
+#[cfg(madsim)]
+pub mod workload;
 #[cfg(madsim)]
 pub mod world;

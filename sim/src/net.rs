@@ -39,6 +39,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::world::Life;
 
+pub mod fault;
 mod wires;
 
 pub use wires::Network;
@@ -127,8 +128,8 @@ impl SimNet {
         let from = free_addr(&mut wires, own)?;
         let id = wires.next_conn;
         wires.next_conn += 1;
-        let sides = [Side::new(own, from), Side::new(host, addr.to_owned())];
-        wires.conns.insert(id, Conn { sides, pipes: Default::default() });
+        let sides = [Side::new(wires.number(own), from), Side::new(wires.number(host), addr.to_owned())];
+        wires.conns.insert(id, Conn { sides, pipes: Default::default(), held: [false; 2] });
         self.net.send(&mut wires, id, 0, Segment::Syn);
         drop(wires);
         self.net.record(own, "net-connect", format_args!("c{id} to {addr}"));

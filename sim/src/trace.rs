@@ -9,16 +9,28 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// Waits for the nth event of a kind.
+struct Armed {
+    node: String,
+    kind: String,
+    left: u64,
+    id: usize,
+}
 
 /// A handle to one run's trace; clones share it.
 #[derive(Clone, Default)]
 pub struct Trace {
     inner: Arc<Mutex<Inner>>,
+    struck: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct Inner {
+    armed: Vec<Armed>,
+    due: Vec<usize>,
     hash: u64,
     events: u64,
     line: String,
@@ -33,7 +45,8 @@ impl Trace {
 
     /// A trace that also writes each event as a line. The hash is the same as without.
     pub fn with_log(log: impl Write + Send + 'static) -> Trace {
-        Trace { inner: Arc::new(Mutex::new(Inner { log: Some(Box::new(log)), ..Inner::default() })) }
+        let inner = Arc::new(Mutex::new(Inner { log: Some(Box::new(log)), ..Inner::default() }));
+        Trace { inner, struck: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -55,6 +68,44 @@ impl Trace {
             // A log that cannot be written (a closed pipe) must not change the run.
             let _ = log.write_all(inner.line.as_bytes());
         }
+        if !inner.armed.is_empty() {
+            inner.strike(node, kind);
+            if !inner.due.is_empty() {
+                self.struck.notify_one();
+            }
+        }
+    }
+
+    /// Has `id` come due at the `count`th event of this kind of this node from now on.
+    pub fn arm(&self, node: &str, kind: &str, count: u64, id: usize) {
+        let armed = Armed { node: node.to_owned(), kind: kind.to_owned(), left: count.max(1), id };
+        self.lock().armed.push(armed);
+    }
+
+    /// Nothing armed comes due any more.
+    pub fn disarm(&self) {
+        let inner = &mut *self.lock();
+        inner.armed.clear();
+        inner.due.clear();
+    }
+
+    /// What has come due since the last call.
+    pub fn due(&self) -> Vec<usize> {
+        std::mem::take(&mut self.lock().due)
+    }
+
+    /// Returns when something has come due.
+    pub async fn struck(&self) {
+        self.struck.notified().await;
+    }
+
+    /// Adds a line to the log alone, if there is one: something that follows from the events and helps to read them.
+    pub fn note(&self, time: Duration, node: &str, kind: &str, payload: impl FnOnce() -> String) {
+        let inner = &mut *self.lock();
+        if let Some(log) = &mut inner.log {
+            let (s, ns) = (time.as_secs(), time.subsec_nanos());
+            let _ = writeln!(log, "{s}.{ns:09} {node} ({kind} {})", payload());
+        }
     }
 
     /// The hash over all events so far.
@@ -65,6 +116,22 @@ impl Trace {
     /// How many events there were so far.
     pub fn events(&self) -> u64 {
         self.lock().events
+    }
+}
+
+impl Inner {
+    fn strike(&mut self, node: &str, kind: &str) {
+        let due = &mut self.due;
+        self.armed.retain_mut(|armed| {
+            if armed.node != node || armed.kind != kind {
+                return true;
+            }
+            armed.left -= 1;
+            if armed.left == 0 {
+                due.push(armed.id);
+            }
+            armed.left > 0
+        });
     }
 }
 

@@ -30,19 +30,21 @@ use ringdove::io::fault_disk::Image;
 use tokio::sync::oneshot;
 
 use crate::clock::{ClockFaults, SimClock};
-use crate::disk::{DiskTimes, Drive, SimDisk};
+use crate::disk::{DiskTimes, DiskWatch, Drive, SimDisk};
 use crate::net::{NetTimes, Network, SimNet};
 use crate::seed;
 use crate::timers::Timers;
 use crate::trace::Trace;
 
 /// How the world behaves where no fault is set.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// The network's times and sizes.
     pub net: NetTimes,
     /// The disks' times.
     pub disk: DiskTimes,
+    /// Who watches the disks.
+    pub watch: Option<Arc<dyn DiskWatch>>,
 }
 
 /// Whether a life goes on. Every handle of it holds one.
@@ -142,6 +144,17 @@ impl World {
         &self.0.net
     }
 
+    /// What happened so far.
+    pub fn trace(&self) -> &Trace {
+        &self.0.trace
+    }
+
+    /// The host whose task is running; none in the scenario's own.
+    pub fn running_host(&self) -> Option<String> {
+        let node = madsim::plugin::node();
+        lock(&self.0.hosts).values().find(|host| host.0.node == node).map(|host| host.0.name.clone())
+    }
+
     /// Adds an event of `node` (or of the scenario itself) to the trace.
     pub fn record(&self, node: &str, kind: &str, payload: impl std::fmt::Display) {
         self.0.trace.record(self.now(), node, kind, payload);
@@ -159,7 +172,14 @@ impl World {
             world: self.clone(),
             name: name.to_owned(),
             node: node.id(),
-            drive: Drive::new(chance, state.settings.disk.clone(), state.timers.clone(), state.trace.clone()),
+            drive: Drive::new(
+                name,
+                state.settings.watch.clone(),
+                chance,
+                state.settings.disk.clone(),
+                state.timers.clone(),
+                state.trace.clone(),
+            ),
             clock: ClockFaults::new(state.timers.clone()),
             present: Mutex::default(),
         }));
@@ -311,8 +331,16 @@ impl Host {
 
     /// Takes the host's power away: what was not synced is lost, kept or torn by chance, and peers hear nothing.
     pub async fn power_loss(&self) {
-        let ended = self.end_of_life("power-loss", true);
-        self.settle(ended).await;
+        Host::power_loss_of([self]).await;
+    }
+
+    /// Takes the power of all these hosts away at one moment.
+    pub async fn power_loss_of(hosts: impl IntoIterator<Item = &Host>) {
+        let hosts = hosts.into_iter();
+        let ended: Vec<_> = hosts.map(|host| (host, host.end_of_life("power-loss", true))).collect();
+        for (host, ended) in ended {
+            host.settle(ended).await;
+        }
     }
 
     /// Stops the host's tasks from running, as a stalled virtual machine; its clocks go on and its kernel

@@ -8,17 +8,18 @@
 //! Absent: nothing here knows of lives, futures or the traits of `io`. Those are the handles in [`super`], which
 //! read and change a [`Side`] under the lock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::NetTimes;
+use super::fault::{Counts, Fate, LARGE, Link, NetFault, effective, fired};
 use crate::seed;
 use crate::timers::{TimerId, Timers};
 use crate::trace::Trace;
@@ -36,6 +37,10 @@ pub(super) enum Segment {
     Reset,
 }
 
+/// A host's place in [`Wires::names`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HostId(u32);
+
 /// How one side of a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -51,7 +56,7 @@ pub(super) enum State {
 }
 
 pub(super) struct Side {
-    host: String,
+    host: HostId,
     pub(super) addr: String,
     pub(super) state: State,
     reader_dropped: bool,
@@ -67,9 +72,9 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub(super) fn new(host: &str, addr: String) -> Side {
+    pub(super) fn new(host: HostId, addr: String) -> Side {
         Side {
-            host: host.to_owned(),
+            host,
             addr,
             state: State::Connecting,
             reader_dropped: false,
@@ -97,6 +102,8 @@ pub(super) struct Pipe {
 pub(super) struct Conn {
     pub(super) sides: [Side; 2],
     pub(super) pipes: [Pipe; 2],
+    /// Directions that stand still by a `hold`.
+    pub(super) held: [bool; 2],
 }
 
 #[derive(Default)]
@@ -117,12 +124,28 @@ pub(super) struct Wires {
     pub(super) hosts: BTreeMap<String, HostState>,
     pub(super) listening: BTreeMap<String, Listening>,
     pub(super) conns: BTreeMap<u64, Conn>,
-    cuts: BTreeSet<(String, String)>,
-    links: BTreeMap<(String, String), seed::Stream>,
+    names: Vec<Arc<str>>,
+    numbers: BTreeMap<Arc<str>, HostId>,
+    links: BTreeMap<(HostId, HostId), Link>,
+    counts: Counts,
     pub(super) next_conn: u64,
     pub(super) next_listener: u64,
     /// To be woken once the lock is given back.
     woken: Vec<Waker>,
+}
+
+impl Wires {
+    /// The number of a host; it gets one at the first call.
+    pub(super) fn number(&mut self, host: &str) -> HostId {
+        if let Some(number) = self.numbers.get(host) {
+            return *number;
+        }
+        let number = HostId(u32::try_from(self.names.len()).expect("few hosts"));
+        let name: Arc<str> = host.into();
+        self.names.push(name.clone());
+        self.numbers.insert(name, number);
+        number
+    }
 }
 
 pub(super) struct Shared {
@@ -176,8 +199,10 @@ impl Network {
             hosts: BTreeMap::new(),
             listening: BTreeMap::new(),
             conns: BTreeMap::new(),
-            cuts: BTreeSet::new(),
+            names: Vec::new(),
+            numbers: BTreeMap::new(),
             links: BTreeMap::new(),
+            counts: Counts::new(),
             next_conn: 0,
             next_listener: 0,
             woken: Vec::new(),
@@ -206,6 +231,7 @@ impl Network {
     /// The host's process is gone. With `power` also the host: what it had sent is lost and it answers nothing.
     pub(crate) fn end_of_life(&self, host: &str, power: bool) {
         let mut wires = self.lock();
+        let number = wires.number(host);
         if power && let Some(state) = wires.hosts.get_mut(host) {
             state.on = false;
         }
@@ -214,7 +240,7 @@ impl Network {
         for id in ids {
             for side in 0..2 {
                 let Some(conn) = wires.conns.get_mut(&id) else { break };
-                if conn.sides[side].host != host {
+                if conn.sides[side].host != number {
                     continue;
                 }
                 if power {
@@ -240,16 +266,84 @@ impl Network {
 
     /// Holds back everything from `from` to `to` until it is healed. The other direction is not touched.
     pub fn cut(&self, from: &str, to: &str) {
-        self.record(from, "cut", to);
-        self.lock().cuts.insert((from.to_owned(), to.to_owned()));
+        self.apply(&NetFault::Cut { from: from.to_owned(), to: to.to_owned() });
     }
 
     /// Lets through again, in order, what waits from `from` to `to`.
     pub fn heal(&self, from: &str, to: &str) {
-        self.record(from, "heal", to);
+        self.apply(&NetFault::Heal { from: from.to_owned(), to: to.to_owned() });
+    }
+
+    /// Does to the network what the fault says.
+    pub fn apply(&self, fault: &NetFault) {
+        let (from, to) = fault.link();
         let mut wires = self.lock();
-        wires.cuts.remove(&(from.to_owned(), to.to_owned()));
-        self.resume(&mut wires);
+        let link = (wires.number(from), wires.number(to));
+        fired(&mut wires.counts, fault.name());
+        self.link(&mut wires, link).set(fault);
+        let between = |conn: &Conn| {
+            let [a, b] = [conn.sides[0].host, conn.sides[1].host];
+            if (a, b) == link { Some(0) } else { ((b, a) == link).then_some(1) }
+        };
+        let conns: Vec<(u64, usize)> =
+            wires.conns.iter().filter_map(|(id, conn)| Some((*id, between(conn)?))).collect();
+        self.record(from, fault.name(), format_args!("to {to}, {} connections", conns.len()));
+        for (id, side) in conns {
+            match fault {
+                NetFault::Heal { .. } => {
+                    if let Some(conn) = wires.conns.get_mut(&id) {
+                        conn.held[side] = false;
+                    }
+                }
+                NetFault::Hold { .. } => {
+                    if let Some(conn) = wires.conns.get_mut(&id) {
+                        conn.held[side] = true;
+                    }
+                }
+                NetFault::Reset { .. } => {
+                    effective(&mut wires.counts, "reset");
+                    self.break_off(&mut wires, id, [true, true]);
+                }
+                NetFault::HalfOpen { .. } => {
+                    effective(&mut wires.counts, "half-open");
+                    self.break_off(&mut wires, id, [side == 0, side == 1]);
+                }
+                _ => {}
+            }
+        }
+        if let NetFault::Heal { .. } = fault {
+            self.resume(&mut wires);
+        }
+    }
+
+    /// A connection ends under the hands of the sides named; nothing is sent, and what was on the way from them is gone.
+    fn break_off(&self, wires: &mut Wires, id: u64, sides: [bool; 2]) {
+        let Some(conn) = wires.conns.get_mut(&id) else { return };
+        for (side, ends) in sides.into_iter().enumerate() {
+            if !ends || conn.sides[side].state == State::Closed {
+                continue;
+            }
+            let unheard = side == 1 && conn.sides[1].state == State::Connecting;
+            if unheard {
+                continue;
+            }
+            let pipe = &mut conn.pipes[side];
+            if let Some(timer) = pipe.timer.take() {
+                self.0.timers.cancel(timer);
+            }
+            *pipe = Pipe::default();
+            let this = &mut conn.sides[side];
+            this.state = State::Reset;
+            this.inbox.clear();
+            this.inbox_bytes = 0;
+            wires.woken.extend(this.read_waker.take());
+            wires.woken.extend(this.write_waker.take());
+        }
+    }
+
+    /// How often each fault was set, and did something.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts.clone()
     }
 
     /// Cuts both directions between two hosts.
@@ -266,10 +360,11 @@ impl Network {
 
     /// Heals every link.
     pub fn heal_all(&self) {
-        let cuts: Vec<(String, String)> = self.lock().cuts.iter().cloned().collect();
-        for (from, to) in cuts {
-            self.heal(&from, &to);
-        }
+        let mut wires = self.lock();
+        wires.links.values_mut().for_each(Link::heal);
+        wires.conns.values_mut().for_each(|conn| conn.held = [false; 2]);
+        self.record("net", "heal-all", "");
+        self.resume(&mut wires);
     }
 
     /// Connections that either side still knows, and segments on the way: both zero when nothing leaks.
@@ -305,18 +400,23 @@ impl Network {
         }
     }
 
-    fn link<'a>(&self, wires: &'a mut Wires, id: u64, from: usize) -> &'a mut seed::Stream {
-        let (a, b) = {
-            let sides = &wires.conns[&id].sides;
-            (sides[from].host.clone(), sides[1 - from].host.clone())
-        };
-        let run_seed = self.0.seed;
-        wires.links.entry((a, b)).or_insert_with_key(|(a, b)| seed::stream(run_seed, &format!("net/{a}/{b}")))
+    fn link<'a>(&self, wires: &'a mut Wires, link: (HostId, HostId)) -> &'a mut Link {
+        let Wires { links, names, .. } = wires;
+        links.entry(link).or_insert_with_key(|(a, b)| {
+            let purpose = format!("net/{}/{}", names[a.0 as usize], names[b.0 as usize]);
+            Link::new(seed::stream(self.0.seed, &purpose))
+        })
+    }
+
+    fn link_of<'a>(&self, wires: &'a mut Wires, id: u64, from: usize) -> &'a mut Link {
+        let sides = &wires.conns[&id].sides;
+        let link = (sides[from].host, sides[1 - from].host);
+        self.link(wires, link)
     }
 
     fn delay(&self, wires: &mut Wires, id: u64, from: usize) -> Duration {
         let times = &self.0.times;
-        let chance = self.link(wires, id, from);
+        let chance = &mut self.link_of(wires, id, from).chance;
         let delay = chance.random_range(times.delay.0..=times.delay.1);
         if chance.random_range(0..times.slow_one_in.max(1)) == 0 { delay * 10 } else { delay }
     }
@@ -324,13 +424,26 @@ impl Network {
     /// How much of `len` bytes a read or write takes: now and then fewer.
     pub(super) fn share(&self, wires: &mut Wires, id: u64, from: usize, len: usize) -> usize {
         let one_in = self.0.times.short_one_in.max(1);
-        let chance = self.link(wires, id, from);
+        let chance = &mut self.link_of(wires, id, from).chance;
         if len > 1 && chance.random_range(0..one_in) == 0 { chance.random_range(1..=len) } else { len }
     }
 
     /// Puts a segment in line from side `from` to the other.
     pub(super) fn send(&self, wires: &mut Wires, id: u64, from: usize, segment: Segment) {
-        let due = self.0.timers.now() + self.delay(wires, id, from);
+        if !wires.conns.contains_key(&id) {
+            return;
+        }
+        let now = self.0.timers.now();
+        let delay = self.delay(wires, id, from);
+        let len = if let Segment::Data(bytes) = &segment { bytes.len() } else { 0 };
+        let mut counts = std::mem::take(&mut wires.counts);
+        let later = self.link_of(wires, id, from).later(now, len, &mut counts);
+        wires.counts = counts;
+        let Some(later) = later else {
+            self.record("net", "lost", format_args!("c{id}"));
+            return self.break_off(wires, id, [true, true]);
+        };
+        let due = now + delay + later;
         let Some(conn) = wires.conns.get_mut(&id) else { return };
         let pipe = &mut conn.pipes[from];
         if let Segment::Data(bytes) = &segment {
@@ -364,9 +477,14 @@ impl Network {
     fn deliver(&self, wires: &mut Wires, id: u64, from: usize) {
         let to = 1 - from;
         let conn = &wires.conns[&id];
-        let link = (conn.sides[from].host.clone(), conn.sides[to].host.clone());
-        if wires.cuts.contains(&link) || !wires.hosts.get(&link.1).is_some_and(|host| host.on) {
+        let link = (conn.sides[from].host, conn.sides[to].host);
+        let names = [link.0, link.1].map(|host| wires.names[host.0 as usize].clone());
+        if !wires.hosts.get(&*names[1]).is_some_and(|host| host.on) {
             return; // `resume` comes back to it
+        }
+        if let Some(why) = self.held_by(wires, id, from) {
+            effective(&mut wires.counts, why);
+            return; // so here
         }
         let Some(conn) = wires.conns.get_mut(&id) else { return };
         let Some((_, segment)) = conn.pipes[from].segments.front() else { return };
@@ -377,13 +495,24 @@ impl Network {
                 return; // the reader comes back to it
             }
         }
-        let Some((_, segment)) = conn.pipes[from].segments.pop_front() else { return };
-        if let Segment::Data(bytes) = &segment {
+        let Some((_, mut segment)) = conn.pipes[from].segments.pop_front() else { return };
+        if let Segment::Data(bytes) = &mut segment {
             conn.pipes[from].bytes -= bytes.len();
             let waker = conn.sides[from].write_waker.take();
             wires.woken.extend(waker);
+            let mut counts = std::mem::take(&mut wires.counts);
+            let fate = self.link(wires, link).fate(&mut counts);
+            wires.counts = counts;
+            match fate {
+                Fate::Whole => {}
+                Fate::Corrupt(at) => flip(bytes, at),
+                Fate::Reset => {
+                    self.record(&names[1], "reply-lost", format_args!("c{id}"));
+                    return self.break_off(wires, id, [true, true]);
+                }
+            }
         }
-        self.trace_segment(id, &link, &segment);
+        self.trace_segment(id, &names, &segment);
         self.arrive(wires, id, to, segment);
         let next = wires.conns.get(&id).and_then(|conn| conn.pipes[from].segments.front()).map(|next| next.0);
         if let Some(due) = next {
@@ -391,7 +520,21 @@ impl Network {
         }
     }
 
-    fn trace_segment(&self, id: u64, (from, to): &(String, String), segment: &Segment) {
+    /// The fault that keeps the first segment of a direction where it is.
+    fn held_by(&self, wires: &mut Wires, id: u64, from: usize) -> Option<&'static str> {
+        let conn = &wires.conns[&id];
+        let held = conn.held[from];
+        let large = matches!(conn.pipes[from].segments.front(), Some((_, Segment::Data(bytes))) if bytes.len() > LARGE);
+        let link = self.link_of(wires, id, from);
+        match () {
+            () if link.cut => Some("cut"),
+            () if held => Some("hold"),
+            () if large && link.large_stall => Some("large-stall"),
+            () => None,
+        }
+    }
+
+    fn trace_segment(&self, id: u64, [from, to]: &[Arc<str>; 2], segment: &Segment) {
         match segment {
             Segment::Syn => self.record(to, "net-syn", format_args!("c{id} from {from}")),
             Segment::SynAck => self.record(to, "net-syn-ack", format_args!("c{id} from {from}")),
@@ -495,6 +638,17 @@ impl Network {
         }
         self.sweep(wires, id);
     }
+}
+
+/// Changes one bit of some bytes.
+fn flip(bytes: &mut Bytes, at: u64) {
+    let mut changed = BytesMut::from(&bytes[..]);
+    if let Some(byte) =
+        usize::try_from(at).ok().and_then(|at| at.checked_rem(bytes.len())).and_then(|at| changed.get_mut(at))
+    {
+        *byte ^= 1 << (at >> 61);
+    }
+    *bytes = changed.freeze();
 }
 
 pub(super) fn close(side: &mut Side) {

@@ -1,0 +1,224 @@
+//! The cluster of a run: real nodes on simulated hosts, and the operator who starts them again.
+//!
+//! Node code never ends the process: a node that stops returns why. The operator here does what `ringdove cluster` does: a
+//! node that ended by itself is started again after a second, one that the plan took down when the plan says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::Rng;
+use ringdove::dynamo::cluster::ClusterDescriptor;
+use ringdove::dynamo::layout::{Layout, Member};
+use ringdove::dynamo::ring::PartitionCount;
+use ringdove::dynamo::version::Caps;
+use ringdove::io::Io;
+use ringdove::node::{Node, NodeConfig, NodeError, found};
+use ringdove::server::serve_clients;
+use ringdove::storage::directory::{self, FORMAT, NodeMeta};
+use ringdove::types::{Incarnation, NodeId};
+
+use crate::holdings::DIR;
+use crate::plan::node_name;
+use crate::seed;
+use crate::settings::RunSettings;
+use crate::world::{Host, Start, World};
+
+/// How long the operator waits before he starts a node that ended by itself.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+/// The client port of a node.
+pub fn client_addr(node: NodeId) -> String {
+    format!("{node}:7000")
+}
+
+struct Seat {
+    id: NodeId,
+    host: Host,
+    /// Whether it is to run.
+    wanted: bool,
+    /// When it was first seen to have ended although it is wanted.
+    ended_at: Option<Duration>,
+    /// The node that runs, for stopping it.
+    node: Arc<Mutex<Option<Node>>>,
+    starts: u32,
+}
+
+/// The nodes of a run.
+pub struct Cluster {
+    world: World,
+    config: NodeConfig,
+    descriptor: ClusterDescriptor,
+    layout: Layout,
+    seats: BTreeMap<String, Seat>,
+}
+
+impl Cluster {
+    /// A cluster by these settings; no node runs yet.
+    pub fn new(world: &World, settings: &RunSettings) -> Cluster {
+        let partitions = PartitionCount::new(settings.partitions).expect("checked");
+        let mut random = [0; 64];
+        seed::stream(world.seed(), "cluster").fill_bytes(&mut random);
+        let descriptor = ClusterDescriptor::new(partitions, settings.replicas, &random);
+        let ids: Vec<NodeId> = (1..=settings.nodes).map(NodeId).collect();
+        let members = ids.iter().map(|id| Member {
+            id: *id,
+            peer_addr: format!("{id}:7100"),
+            client_addr: client_addr(*id),
+            zone: String::new(),
+            capacity: 1,
+        });
+        let layout = Layout::first(partitions, settings.replicas, members.collect()).expect("sound members");
+        let seats = ids.iter().map(|id| {
+            let host = world.host(&node_name(id.0));
+            let node = Arc::default();
+            (node_name(id.0), Seat { id: *id, host, wanted: false, ended_at: None, node, starts: 0 })
+        });
+        let seats = seats.collect();
+        Cluster { world: world.clone(), config: config(settings), descriptor, layout, seats }
+    }
+
+    /// What the nodes agreed on.
+    pub fn descriptor(&self) -> &ClusterDescriptor {
+        &self.descriptor
+    }
+
+    /// Who owns what.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The hosts of the nodes, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, &Host)> {
+        self.seats.iter().map(|(name, seat)| (name.as_str(), &seat.host))
+    }
+
+    /// The host of a node; none if no node has this name.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.seats.get(name).map(|seat| &seat.host)
+    }
+
+    /// Starts a node, unless it runs.
+    pub fn start(&mut self, name: &str) {
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        seat.wanted = true;
+        seat.ended_at = None;
+        if seat.host.is_running() {
+            // Stopped and still draining: it is started when it has ended.
+            return;
+        }
+        seat.starts += 1;
+        let meta = NodeMeta {
+            format: FORMAT,
+            node: seat.id,
+            descriptor: self.descriptor.clone(),
+            layouts: vec![self.layout.clone()],
+        };
+        let (config, slot) = (self.config.clone(), seat.node.clone());
+        let _ = seat.host.start(move |io, start| run_node(io, start, meta, config, slot));
+    }
+
+    /// Starts all nodes.
+    pub fn start_all(&mut self) {
+        for name in self.seats.keys().cloned().collect::<Vec<_>>() {
+            self.start(&name);
+        }
+    }
+
+    /// Stops a node as an operator does.
+    pub fn stop(&mut self, name: &str) {
+        let Some(seat) = self.seats.get_mut(name) else { return };
+        seat.wanted = false;
+        if let Some(node) = &*seat.node.lock().unwrap_or_else(PoisonError::into_inner) {
+            node.stop();
+        }
+    }
+
+    /// The node's host is about to be taken down: nobody starts it again until the plan does.
+    pub fn down(&mut self, name: &str) {
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.wanted = false;
+        }
+    }
+
+    /// Starts again whoever ended by himself a while ago. Returns how many nodes are wanted and do not run.
+    pub fn tend(&mut self) -> usize {
+        let now = self.world.now();
+        let mut due = Vec::new();
+        let mut missing = 0;
+        for (name, seat) in &mut self.seats {
+            if !seat.wanted || seat.host.is_running() {
+                seat.ended_at = None;
+                continue;
+            }
+            missing += 1;
+            if now >= *seat.ended_at.get_or_insert(now) + RESTART_AFTER {
+                due.push(name.clone());
+            }
+        }
+        for name in due {
+            self.start(&name);
+        }
+        missing
+    }
+
+    /// Starts of all nodes so far.
+    pub fn starts(&self) -> u32 {
+        self.seats.values().map(|seat| seat.starts).sum()
+    }
+
+    /// The node that runs on a host, if one does.
+    pub fn node(&self, name: &str) -> Option<Node> {
+        let seat = self.seats.get(name)?;
+        if !seat.host.is_running() {
+            return None;
+        }
+        seat.node.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn config(settings: &RunSettings) -> NodeConfig {
+    let mut config = NodeConfig::new(PathBuf::from(DIR));
+    config.hint_after = Duration::from_millis(settings.hint_after_ms);
+    config.hedge_after = Duration::from_millis(settings.hedge_after_ms);
+    config.durability = settings.durability();
+    config.caps = Caps { siblings_max: settings.siblings_max, ..Caps::default() };
+    config.store.segment_bytes = settings.segment_bytes;
+    config.store.snapshot_bytes_min = settings.snapshot_bytes_min;
+    config.store.dead_percent_max = settings.dead_percent_max;
+    config.store.cache_bytes = settings.cache_bytes;
+    config
+}
+
+/// One life of one node: the product's shell as production runs it.
+async fn run_node(
+    io: Io,
+    start: Start,
+    meta: NodeMeta,
+    config: NodeConfig,
+    slot: Arc<Mutex<Option<Node>>>,
+) -> Result<(), NodeError> {
+    let dir = Path::new(DIR);
+    if directory::read(io.disk.as_ref(), dir).await?.is_none() {
+        let incarnation = Incarnation(seed::stream(start.seed, "founding").next_u64());
+        found(io.disk.clone(), io.clock.clone(), dir, &meta, incarnation).await?;
+    }
+    let mut bits = [0; 32];
+    seed::stream(start.seed, "node").fill_bytes(&mut bits);
+    let listen = async |addr: String| {
+        let refused = |error: io::Error| NodeError::Listen { addr: addr.clone(), reason: error.to_string() };
+        io.net.listen(&addr).await.map_err(refused)
+    };
+    let (node, _) = Node::open(config, io.clone(), bits).await?;
+    let layout = node.layout();
+    let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
+    let peer_port = listen(member.peer_addr.clone()).await?;
+    let client_port = listen(member.client_addr.clone()).await?;
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
+    let ended = node.run(peer_port, serve_clients(node.clone(), client_port)).await;
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    ended
+}

@@ -1,0 +1,97 @@
+//! What a person sees of a run or of many: one screen.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use sim::report::Tally;
+use sim::settings::RunSettings;
+
+/// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
+pub(crate) const PENDING: [(&str, &str); 6] = [
+    (
+        "handoff of guests",
+        "(f) a guest goes only after its target synced it; writes are strict where there are more nodes than replicas",
+    ),
+    ("anti-entropy", "convergence is driven by reading every key from all replicas"),
+    (
+        "refill and repair",
+        "wipe, rollback, bit flips, misdirected writes, truncation, syncs that lie; a destroyed disk",
+    ),
+    ("layout change", "joining, leaving, moving partitions under load"),
+    ("failure detector", "gray failures judged by it; its threshold in the swarm"),
+    ("reaping", "legal forgetting in (c); reaping grace in the swarm"),
+];
+
+fn cluster(settings: &RunSettings) -> String {
+    format!(
+        "{} nodes, N={} R={} W={}{}, Q={}, {}, {} clients × {} operations on {} keys",
+        settings.nodes,
+        settings.replicas,
+        settings.r,
+        settings.w,
+        if settings.strict { " strict" } else { "" },
+        settings.partitions,
+        if settings.interval_ms == 0 {
+            "sync".to_owned()
+        } else {
+            format!("interval:{}ms", settings.interval_ms)
+        },
+        settings.clients,
+        settings.operations,
+        settings.keys
+    )
+}
+
+/// Words with a space between, in lines of at most this many characters, each begun with a name's room.
+fn lines(title: &str, words: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::new();
+    let mut line = format!("{title:<12}");
+    let mut empty = true;
+    for word in words {
+        if !empty && line.chars().count() + 2 + word.chars().count() > 118 {
+            let _ = writeln!(text, "{line},");
+            line = " ".repeat(12);
+            empty = true;
+        }
+        if !empty {
+            line.push_str(", ");
+        }
+        line.push_str(&word);
+        empty = false;
+    }
+    if empty {
+        line.push_str("none");
+    }
+    text + &line + "\n"
+}
+
+fn counts(counts: &BTreeMap<String, u64>) -> impl Iterator<Item = String> {
+    counts.iter().map(|(name, count)| format!("{name} {count}"))
+}
+
+/// The screen for one run, or for many (`settings` none).
+pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
+    let mut text = String::new();
+    if let Some(settings) = settings {
+        let _ = writeln!(text, "{:<12}{}", "cluster", cluster(settings));
+    }
+    let _ = writeln!(
+        text,
+        "{:<12}{:.1} s simulated, {} events, {} starts of nodes",
+        "run",
+        tally.simulated.as_secs_f64(),
+        tally.events,
+        tally.starts
+    );
+    let faults = tally.faults.iter().filter(|(_, [fired, effective])| fired + effective > 0);
+    text += &lines("faults", faults.map(|(name, [fired, effective])| format!("{name} {fired}/{effective}")));
+    text += &lines("operations", counts(&tally.operations));
+    let (hit, missed): (Vec<_>, Vec<_>) = tally.probes.iter().partition(|(_, hits)| **hits > 0);
+    text += &lines("probes", hit.iter().map(|(name, hits)| format!("{name} {hits}")));
+    if settings.is_none() {
+        text += &lines("never hit", missed.iter().map(|(name, _)| (*name).clone()));
+    }
+    text += &lines("judged", counts(&tally.judged));
+    text += &lines("pending", PENDING.iter().map(|(name, _)| (*name).to_owned()));
+    text
+}

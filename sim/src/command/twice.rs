@@ -1,0 +1,79 @@
+//! Whether two runs of one seed are the same: one in a process that has played others before, one in a fresh process, in
+//! another folder and another environment.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::jobs::Place;
+use super::worker::{Answer, Job};
+use super::{BROKEN, Stop, because};
+
+/// How two runs of one thing compare.
+pub(crate) enum Compared {
+    /// They are the same, and this came of them.
+    Same(Answer),
+    /// They are not: the first event that differs, in words.
+    Differ(String),
+}
+
+fn played(place: &mut Place, seed: u64, plan: Option<&Path>, log: Option<&Path>) -> Result<Answer, Stop> {
+    let job = Job {
+        seed: plan.is_none().then_some(seed),
+        plan: plan.map(Path::to_owned),
+        canary: None,
+        log: log.map(Path::to_owned),
+    };
+    place.play(seed, &job)
+}
+
+/// Plays a seed or plan twice; the events of both are kept in a temporary folder while they are compared.
+///
+/// # Errors
+/// When there are no processes or files for it.
+pub(crate) fn compare(seed: u64, plan: Option<&Path>, limit: Duration) -> Result<Compared, Stop> {
+    let dir = tempfile::tempdir().map_err(because(BROKEN, "a temporary folder"))?;
+    let logs = [dir.path().join("after-others"), dir.path().join("alone")];
+    let plan: Option<PathBuf> = match plan {
+        Some(path) => Some(path.canonicalize().map_err(because(BROKEN, path.display()))?),
+        None => None,
+    };
+    let plan = plan.as_deref();
+    let mut here = Place::new(limit);
+    for other in [seed.wrapping_add(1), seed.wrapping_add(2)] {
+        played(&mut here, other, None, None)?;
+    }
+    let first = played(&mut here, seed, plan, Some(&logs[0]))?;
+    let second = played(&mut Place::elsewhere(limit)?, seed, plan, Some(&logs[1]))?;
+    if first.report == second.report {
+        return Ok(Compared::Same(first));
+    }
+    let differ = difference(&logs[0], &logs[1])?
+        .unwrap_or_else(|| "the events are the same, and what the runs report is not".to_owned());
+    Ok(Compared::Differ(differ))
+}
+
+fn difference(a: &Path, b: &Path) -> Result<Option<String>, Stop> {
+    let open = |path: &Path| File::open(path).map(BufReader::new).map_err(because(BROKEN, path.display()));
+    let (mut a, mut b) = (open(a)?.lines(), open(b)?.lines());
+    for number in 1_u64.. {
+        let next = |lines: &mut std::io::Lines<BufReader<File>>| {
+            lines.next().transpose().map_err(because(BROKEN, "an event log"))
+        };
+        let (of_a, of_b) = (next(&mut a)?, next(&mut b)?);
+        if of_a == of_b {
+            if of_a.is_none() {
+                return Ok(None);
+            }
+            continue;
+        }
+        let show = |line: Option<String>| line.unwrap_or_else(|| "(the run had ended)".to_owned());
+        return Ok(Some(format!(
+            "they part at event {number}:\n  after others: {}\n  alone:        {}",
+            show(of_a),
+            show(of_b)
+        )));
+    }
+    Ok(None)
+}

@@ -1,0 +1,269 @@
+//! What must hold at every moment of a run, whatever the clients see.
+//!
+//! | | file | rule |
+//! |---|---|---|
+//! | (a) | `dots` | no dot is made twice, over all starts of all nodes |
+//! | (b) | `acks` | at each acknowledgement of a `sync` write W distinct disks hold it, or a successor, for certain |
+//! | (c) | `climbs` | what a disk holds of a key only grows: merge(old, new) = new |
+//! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
+//!
+//! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
+//! violation does not end the run: what follows from it is worth seeing.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use ringdove::dynamo::ring::PartitionCount;
+use ringdove::io::fault_disk::Image;
+use ringdove::observe::{Canary, Fact, Observer};
+use ringdove::storage::{Entry, Slot, Table};
+use ringdove::types::{Key, Namespace};
+
+use crate::disk::{DiskChange, DiskWatch};
+use crate::holdings::{DIR, Finder, Holdings};
+use crate::seed;
+use crate::trace::Trace;
+use crate::world::World;
+
+mod acks;
+mod climbs;
+mod covered;
+mod dots;
+
+/// Violations that are kept; more say nothing new.
+const KEPT: usize = 20;
+
+#[derive(Default)]
+struct State {
+    partitions: Option<PartitionCount>,
+    disks: BTreeMap<String, Holdings>,
+    dots: dots::Dots,
+    covered: covered::Covered,
+    violations: Vec<String>,
+    count: u64,
+    /// When something was last heard of.
+    now: Duration,
+    trace: Trace,
+    acks: u64,
+    records: u64,
+    points: BTreeMap<&'static str, u64>,
+    sites: BTreeMap<&'static str, u64>,
+}
+
+/// Watches one run. Clones share what they saw.
+#[derive(Clone, Default)]
+pub struct Watch {
+    state: Arc<Mutex<State>>,
+    trace: Trace,
+    canary: Option<Canary>,
+}
+
+/// What a watch saw.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Broken rules, the first ones in words.
+    pub violations: Vec<String>,
+    /// How many there were.
+    pub count: u64,
+    /// Acknowledgements that were judged.
+    pub acks: u64,
+    /// Durable records that were judged.
+    pub records: u64,
+    /// How often each point of node code was reached.
+    pub points: BTreeMap<&'static str, u64>,
+    /// How often the unusual way was taken at each site.
+    pub sites: BTreeMap<&'static str, u64>,
+}
+
+impl Watch {
+    /// A watch over a cluster of so many partitions, whose nodes make the mistake `canary`.
+    pub fn new(partitions: PartitionCount, trace: &Trace, canary: Option<Canary>) -> Watch {
+        let state = State { partitions: Some(partitions), trace: trace.clone(), ..State::default() };
+        Watch { state: Arc::new(Mutex::new(state)), trace: trace.clone(), canary }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The observer of this thread's nodes, which take an unusual way at these sites now and then.
+    pub fn observer(&self, world: &World, sites: &[String]) -> Rc<dyn Observer> {
+        let chance = RefCell::new(seed::stream(world.seed(), "buggify"));
+        Rc::new(Observing { watch: self.clone(), world: world.clone(), sites: sites.to_vec(), chance })
+    }
+
+    /// Judges what is judged from time to time. `now` is for the words.
+    pub fn tick(&self, now: Duration) {
+        let state = &mut *self.lock();
+        state.now = now;
+        for what in state.covered.missing(&state.disks) {
+            state.violation(&what);
+        }
+    }
+
+    /// What every disk holds of a key's data, by host; nothing where it holds none.
+    pub fn held(&self, namespace: Namespace, key: &Key) -> BTreeMap<String, Entry> {
+        let state = self.lock();
+        let Some(slot) = state.slot(Table::Data, namespace, key) else { return BTreeMap::new() };
+        let held =
+            state.disks.iter().filter_map(|(host, disk)| Some((host.clone(), disk.get(&slot)?.clone())));
+        held.collect()
+    }
+
+    /// Guest records that are on the disks.
+    pub fn guests(&self) -> usize {
+        let state = self.lock();
+        state.disks.values().flat_map(Holdings::iter).filter(|(slot, _)| slot.table == Table::Guest).count()
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        let state = self.lock();
+        Seen {
+            violations: state.violations.clone(),
+            count: state.count,
+            acks: state.acks,
+            records: state.records,
+            points: state.points.clone(),
+            sites: state.sites.clone(),
+        }
+    }
+}
+
+impl State {
+    fn violation(&mut self, what: &str) {
+        self.count += 1;
+        let what = format!("{:.6} s: {what}", self.now.as_secs_f64());
+        self.trace.note(self.now, "sim", "violation", || what.clone());
+        if self.violations.len() < KEPT && !self.violations.contains(&what) {
+            self.violations.push(what);
+        }
+    }
+
+    fn slot(&self, table: Table, namespace: Namespace, key: &Key) -> Option<Slot> {
+        let partition = self.partitions?.partition_of(namespace, key);
+        Some(Slot { table, partition, namespace, key: key.clone() })
+    }
+}
+
+/// What is found while one disk is read.
+struct Reading<'a> {
+    host: &'a str,
+    now: Duration,
+    trace: &'a Trace,
+    dots: &'a mut dots::Dots,
+    records: u64,
+    wrong: Vec<String>,
+}
+
+impl Finder for Reading<'_> {
+    fn found(&mut self, slot: &Slot, entry: &Entry) {
+        self.records += 1;
+        self.trace.note(self.now, self.host, "durable", || {
+            let record = &entry.copy.record;
+            let siblings: Vec<String> = record
+                .siblings()
+                .iter()
+                .map(|sibling| format!("{:032x} {:?}", sibling.write_id.0, sibling.dot))
+                .collect();
+            format!(
+                "{:?} {} context {:?} siblings {}",
+                slot.table,
+                slot.key,
+                record.context(),
+                siblings.join(", ")
+            )
+        });
+        self.wrong.extend(self.dots.learn(self.host, slot, entry));
+    }
+
+    fn moved(&mut self, slot: &Slot, before: Option<&Entry>, now: Option<&Entry>) {
+        if let (Some(before), Some(now)) = (before, now) {
+            self.wrong.extend(climbs::judge(self.host, slot, before, now));
+        }
+    }
+
+    fn removed(&mut self, slot: &Slot, entry: &Entry) {
+        self.wrong.push(climbs::removed(self.host, slot, entry));
+    }
+}
+
+impl DiskWatch for Watch {
+    fn changed(&self, host: &str, now: Duration, change: DiskChange<'_>, image: &Image) {
+        let state = &mut *self.lock();
+        state.now = now;
+        let mut holdings = state.disks.remove(host).unwrap_or_default();
+        let mut reading =
+            Reading { host, now, trace: &self.trace, dots: &mut state.dots, records: 0, wrong: Vec::new() };
+        match change {
+            DiskChange::Synced(path) => holdings.synced(path, image, &mut reading),
+            DiskChange::DirSynced(dir) if dir == Path::new(DIR) => {
+                holdings.dir_synced(dir, image, &mut reading);
+            }
+            DiskChange::DirSynced(_) => {}
+            DiskChange::Removed(path) => holdings.cut(path, 0, &mut reading),
+            DiskChange::Cut(path, len) => holdings.cut(path, len, &mut reading),
+            DiskChange::PowerLoss => holdings.power_lost(Path::new(DIR), image),
+        }
+        let Reading { records, wrong, .. } = reading;
+        state.records += records;
+        state.disks.insert(host.to_owned(), holdings);
+        for what in wrong {
+            state.violation(&what);
+        }
+    }
+}
+
+/// The watch in its place in a run.
+struct Observing {
+    watch: Watch,
+    world: World,
+    sites: Vec<String>,
+    chance: RefCell<seed::Stream>,
+}
+
+/// An active site is taken once in so many times.
+const BUGGIFY_ONE_IN: u32 = 10;
+
+impl Observer for Observing {
+    fn point(&self, name: &'static str) {
+        *self.watch.lock().points.entry(name).or_default() += 1;
+        if let Some(host) = self.world.running_host() {
+            self.world.record(&host, &format!("point:{name}"), "");
+        }
+    }
+
+    fn buggify(&self, site: &'static str) -> bool {
+        let is_active = self.sites.iter().any(|active| active == site);
+        let taken = is_active && self.chance.borrow_mut().random_ratio(1, BUGGIFY_ONE_IN);
+        if taken {
+            *self.watch.lock().sites.entry(site).or_default() += 1;
+        }
+        taken
+    }
+
+    fn fact(&self, fact: &Fact<'_>) {
+        let state = &mut *self.watch.lock();
+        match *fact {
+            Fact::Acked { sync: false, .. } => {}
+            Fact::Acked { coordinator, namespace, key, write_id, dot, w, sync: true } => {
+                state.acks += 1;
+                let slots = [Table::Data, Table::Guest].map(|table| state.slot(table, namespace, key));
+                let on = acks::holders(&state.disks, &slots, dot);
+                if on.len() < w {
+                    state.violation(&acks::say(coordinator, key, write_id, dot, w, &on));
+                }
+                state.covered.acked(slots, write_id, dot);
+            }
+        }
+    }
+
+    fn canary(&self, canary: Canary) -> bool {
+        self.watch.canary == Some(canary)
+    }
+}

@@ -1,0 +1,256 @@
+//! The fault plan of a run, as data: what happens to which host, and when.
+//!
+//! ```json
+//! { "version": 1, "seed": 7, "settings": { "nodes": 3, … },
+//!   "entries": [ { "at_ms": 812, "do": "power-loss", "node": "n2" },
+//!                { "at_ms": 1430, "do": "start", "node": "n2" },
+//!                { "when": { "node": "n2", "event": "disk-sync", "count": 17 }, "do": "kill", "node": "n2" } ] }
+//! ```
+//! A plan is drawn from the seed before the run and draws nothing while it runs: editing one entry moves no other, and a
+//! late entry leaves everything before it as it was. An entry fires at a time since the beginning of the run, or at an
+//! event: the nth time from the beginning of the run that the trace has `event` of `node`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::net::fault::NetFault;
+use crate::settings::RunSettings;
+
+mod draw;
+
+/// The version of the form.
+pub const VERSION: u32 = 1;
+
+/// Settings and faults of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Where all other chance comes from: delays, disks, clients.
+    pub seed: u64,
+    /// Everything but the faults.
+    pub settings: RunSettings,
+    /// What happens, in any order.
+    pub entries: Vec<Entry>,
+}
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Milliseconds since the beginning of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
+    /// Or an event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when: Option<Trigger>,
+    /// What.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+/// The nth event of a kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trigger {
+    /// The host.
+    pub node: String,
+    /// The kind, as it stands in the trace; a point of node code is `point:` and its name.
+    pub event: String,
+    /// Which one, from 1.
+    pub count: u64,
+}
+
+/// What may happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case")]
+pub enum Action {
+    /// The host loses its power; what was not synced is as chance has it.
+    PowerLoss {
+        /// The host.
+        node: String,
+        /// The operator starts the node again after so long; otherwise when another entry says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_after_ms: Option<u64>,
+    },
+    /// All nodes lose their power at one moment.
+    PowerLossOfAll,
+    /// The process ends as by `kill -9`.
+    Kill {
+        /// The host.
+        node: String,
+    },
+    /// The operator stops the node: it drains and closes.
+    Stop {
+        /// The host.
+        node: String,
+    },
+    /// The operator starts the node, if it is not running.
+    Start {
+        /// The host.
+        node: String,
+    },
+    /// The host's tasks stand still; its kernel goes on.
+    Pause {
+        /// The host.
+        node: String,
+    },
+    /// They go on.
+    Resume {
+        /// The host.
+        node: String,
+    },
+    /// Something on the network.
+    Net {
+        /// What.
+        fault: NetFault,
+    },
+    /// All links are as they were.
+    HealNet,
+    /// Something on a host's disk.
+    Disk {
+        /// The host.
+        node: String,
+        /// What.
+        fault: DiskFault,
+    },
+    /// The host's wall clock is off by so much from now on.
+    WallSkew {
+        /// The host.
+        node: String,
+        /// Milliseconds ahead; negative: behind.
+        ms: i64,
+    },
+    /// The host's monotonic clock runs so much too fast from now on.
+    MonoDrift {
+        /// The host.
+        node: String,
+        /// Parts per million; negative: slow.
+        ppm: i32,
+    },
+}
+
+impl Action {
+    /// Its name in summaries.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::PowerLoss { .. } => "power-loss",
+            Action::PowerLossOfAll => "power-loss-of-all",
+            Action::Kill { .. } => "kill",
+            Action::Stop { .. } => "stop",
+            Action::Start { .. } => "start",
+            Action::Pause { .. } => "pause",
+            Action::Resume { .. } => "resume",
+            Action::Net { .. } => "net",
+            Action::HealNet => "heal-net",
+            Action::Disk { fault, .. } => fault.name(),
+            Action::WallSkew { .. } => "wall-skew",
+            Action::MonoDrift { .. } => "mono-drift",
+        }
+    }
+}
+
+/// What may happen to a disk. `nth` counts operations of that kind from then on, over the whole disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DiskFault {
+    /// The nth sync fails; what it was for is not written, and later syncs succeed.
+    SyncError {
+        /// Which one.
+        nth: u32,
+    },
+    /// The nth read fails once.
+    ReadError {
+        /// Which one.
+        nth: u32,
+    },
+    /// The nth read comes back short.
+    ShortRead {
+        /// Which one.
+        nth: u32,
+    },
+    /// Every operation takes so much longer; 0 ends it.
+    Slow {
+        /// By how much.
+        ms: u64,
+    },
+    /// Nothing is answered until the release.
+    Stall,
+    /// Ends a stall.
+    Release,
+    /// Writes fail for want of space.
+    Full,
+    /// There is space again.
+    NotFull,
+}
+
+impl DiskFault {
+    /// Its name in summaries.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DiskFault::SyncError { .. } => "sync-error",
+            DiskFault::ReadError { .. } => "read-error",
+            DiskFault::ShortRead { .. } => "short-read",
+            DiskFault::Slow { .. } => "slow-disk",
+            DiskFault::Stall => "stall",
+            DiskFault::Release => "release",
+            DiskFault::Full => "disk-full",
+            DiskFault::NotFull => "disk-not-full",
+        }
+    }
+}
+
+/// The host of a node.
+pub fn node_name(number: u64) -> String {
+    format!("n{number}")
+}
+
+/// The host of a client.
+pub fn client_name(number: u32) -> String {
+    format!("c{number}")
+}
+
+/// When clients begin: the cluster has started by then.
+pub const LOAD_AT: Duration = Duration::from_millis(200);
+
+impl Plan {
+    /// The plan of a seed of the default swarm.
+    pub fn draw(run_seed: u64) -> Plan {
+        let settings = RunSettings::draw(run_seed);
+        let entries = draw::entries(run_seed, &settings);
+        Plan { version: VERSION, seed: run_seed, settings, entries }
+    }
+
+    /// Why this plan cannot be carried out, if it cannot.
+    ///
+    /// # Errors
+    /// With the reason, in words.
+    pub fn check(&self) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!("version {}: this build knows version {VERSION}", self.version));
+        }
+        self.settings.check()?;
+        for (number, entry) in self.entries.iter().enumerate() {
+            if entry.at_ms.is_some() == entry.when.is_some() {
+                return Err(format!("entry {number}: give either `at_ms` or `when`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last moment at which an entry fires by time.
+    pub fn end(&self) -> Duration {
+        Duration::from_millis(self.entries.iter().filter_map(|entry| entry.at_ms).max().unwrap_or(0))
+    }
+
+    /// How many entries there are of each kind of action.
+    pub fn actions(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::new();
+        for entry in &self.entries {
+            *counts.entry(entry.action.name()).or_default() += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,469 @@
+//! The faults of a seed: which kinds, how many, when, on whom. All of it is drawn before the run begins.
+
+use rand::RngExt;
+use rand::seq::{IndexedRandom, SliceRandom};
+use ringdove::observe::POINTS;
+
+use super::{Action, DiskFault, Entry, LOAD_AT, Trigger, client_name, node_name};
+use crate::net::fault::NetFault;
+use crate::seed::{self, Stream};
+use crate::settings::RunSettings;
+
+/// What a seed's plan may choose from.
+const KINDS: [Kind; 30] = [
+    Kind::PowerLoss,
+    Kind::PowerLossOfAll,
+    Kind::Kill,
+    Kind::Restart,
+    Kind::RollingRestart,
+    Kind::CrashLoop,
+    Kind::CrashInRecovery,
+    Kind::CrashAtPoint,
+    Kind::CrashAtSync,
+    Kind::Pause,
+    Kind::SlowProcessor,
+    Kind::Cut,
+    Kind::Split,
+    Kind::Isolate,
+    Kind::Bridge,
+    Kind::Ring,
+    Kind::Swizzle,
+    Kind::Flap,
+    Kind::Reset,
+    Kind::HalfOpen,
+    Kind::ReplyLost,
+    Kind::Corrupt,
+    Kind::Loss,
+    Kind::SlowLink,
+    Kind::Bandwidth,
+    Kind::Hold,
+    Kind::LargeStall,
+    Kind::Disk,
+    Kind::SlowDisk,
+    Kind::Clocks,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    PowerLoss,
+    PowerLossOfAll,
+    Kill,
+    Restart,
+    RollingRestart,
+    CrashLoop,
+    CrashInRecovery,
+    CrashAtPoint,
+    CrashAtSync,
+    Pause,
+    SlowProcessor,
+    Cut,
+    Split,
+    Isolate,
+    Bridge,
+    Ring,
+    Swizzle,
+    Flap,
+    Reset,
+    HalfOpen,
+    ReplyLost,
+    Corrupt,
+    Loss,
+    SlowLink,
+    Bandwidth,
+    Hold,
+    LargeStall,
+    Disk,
+    SlowDisk,
+    Clocks,
+}
+
+/// The entries of a seed's plan, in order of time; those that wait for an event first.
+pub(super) fn entries(run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
+    let nodes: Vec<String> = (1..=settings.nodes).map(node_name).collect();
+    let clients = (1..=settings.clients).map(client_name);
+    let begin = u64::try_from(LOAD_AT.as_millis()).unwrap_or(0);
+    let span = u64::try_from(settings.span().as_millis()).unwrap_or(u64::MAX);
+    let mut draw = Draw {
+        chance: seed::stream(run_seed, "plan"),
+        entries: Vec::new(),
+        hosts: nodes.iter().cloned().chain(clients).collect(),
+        nodes,
+        begin,
+        end: begin.saturating_add(span).clamp(2_000, 60_000),
+    };
+    draw.all(settings);
+    draw.entries.sort_by_key(|entry| entry.at_ms);
+    draw.entries
+}
+
+struct Draw {
+    chance: Stream,
+    entries: Vec<Entry>,
+    nodes: Vec<String>,
+    hosts: Vec<String>,
+    begin: u64,
+    end: u64,
+}
+
+type Links = Vec<(String, String)>;
+
+impl Draw {
+    fn all(&mut self, settings: &RunSettings) {
+        // One seed in twenty has no faults, a third has few of them.
+        if self.chance.random_ratio(1, 20) {
+            return;
+        }
+        let few = self.chance.random_ratio(1, 3);
+        let mut kinds = KINDS.to_vec();
+        kinds.shuffle(&mut self.chance);
+        let many =
+            if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=KINDS.len()) };
+        kinds.truncate(many);
+        let rounds = if few { self.chance.random_range(1..=3) } else { self.chance.random_range(3..=14) };
+        for _ in 0..rounds {
+            let kind = *kinds.choose(&mut self.chance).expect("at least one");
+            let at = self.chance.random_range(self.begin..self.end);
+            self.one(kind, at, settings);
+        }
+    }
+
+    fn put(&mut self, at_ms: u64, action: Action) {
+        self.entries.push(Entry { at_ms: Some(at_ms), when: None, action });
+    }
+
+    fn when(&mut self, node: &str, event: &str, count: u64, action: Action) {
+        let when = Some(Trigger { node: node.to_owned(), event: event.to_owned(), count });
+        self.entries.push(Entry { at_ms: None, when, action });
+    }
+
+    fn node(&mut self) -> String {
+        self.nodes.choose(&mut self.chance).expect("a cluster has nodes").clone()
+    }
+
+    fn span(&mut self, low: u64, high: u64) -> u64 {
+        self.chance.random_range(low..=high)
+    }
+
+    fn small(&mut self, low: u32, high: u32) -> u32 {
+        self.chance.random_range(low..=high)
+    }
+
+    fn one(&mut self, kind: Kind, at: u64, settings: &RunSettings) {
+        match kind {
+            Kind::PowerLoss
+            | Kind::PowerLossOfAll
+            | Kind::Kill
+            | Kind::Restart
+            | Kind::RollingRestart
+            | Kind::CrashLoop
+            | Kind::Pause
+            | Kind::SlowProcessor => self.process(kind, at),
+            Kind::CrashInRecovery | Kind::CrashAtPoint | Kind::CrashAtSync => {
+                self.crash_at_an_event(kind, at)
+            }
+            Kind::Cut
+            | Kind::Split
+            | Kind::Isolate
+            | Kind::Bridge
+            | Kind::Ring
+            | Kind::Swizzle
+            | Kind::Flap => {
+                self.cuts(kind, at);
+            }
+            Kind::Reset
+            | Kind::HalfOpen
+            | Kind::ReplyLost
+            | Kind::Corrupt
+            | Kind::Loss
+            | Kind::SlowLink
+            | Kind::Bandwidth
+            | Kind::Hold
+            | Kind::LargeStall => self.link(kind, at),
+            Kind::Disk | Kind::SlowDisk => self.disk(kind, at),
+            Kind::Clocks => self.clocks(at, settings),
+        }
+    }
+
+    fn process(&mut self, kind: Kind, at: u64) {
+        let node = self.node();
+        match kind {
+            Kind::PowerLossOfAll => {
+                self.put(at, Action::PowerLossOfAll);
+                for node in self.nodes.clone() {
+                    let down = self.span(1, 1_500);
+                    self.put(at + down, Action::Start { node });
+                }
+            }
+            Kind::Kill => {
+                let down = self.span(1, 3_000);
+                self.put(at, Action::Kill { node: node.clone() });
+                self.put(at + down, Action::Start { node });
+            }
+            Kind::Restart => {
+                let down = self.span(10, 3_000);
+                self.put(at, Action::Stop { node: node.clone() });
+                self.put(at + down, Action::Start { node });
+            }
+            Kind::RollingRestart => {
+                let mut at = at;
+                for node in self.nodes.clone() {
+                    let (down, pause) = (self.span(10, 500), self.span(50, 500));
+                    self.put(at, Action::Stop { node: node.clone() });
+                    self.put(at + down, Action::Start { node });
+                    at += down + pause;
+                }
+            }
+            Kind::CrashLoop => {
+                let mut at = at;
+                for _ in 0..self.span(2, 6) {
+                    // Short enough to fall into the recovery of the crash before.
+                    let (down, up) = (self.span(1, 50), self.span(1, 120));
+                    self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: None });
+                    self.put(at + down, Action::Start { node: node.clone() });
+                    at += down + up;
+                }
+                self.put(at + 500, Action::Start { node });
+            }
+            Kind::Pause => {
+                // Seldom long enough for everybody to have given it up.
+                let long = if self.chance.random_ratio(1, 10) {
+                    self.span(10_000, 90_000)
+                } else {
+                    self.span(10, 4_000)
+                };
+                self.put(at, Action::Pause { node: node.clone() });
+                self.put(at + long, Action::Resume { node });
+            }
+            Kind::SlowProcessor => {
+                // It runs for a part of each period alone.
+                let (period, off) = (self.span(10, 60), self.span(20, 90));
+                for turn in 0..self.span(10, 60) {
+                    let at = at + turn * period;
+                    self.put(at, Action::Pause { node: node.clone() });
+                    self.put(at + (period * off / 100).max(1), Action::Resume { node: node.clone() });
+                }
+            }
+            _ => {
+                let down = self.span(1, 3_000);
+                self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: None });
+                self.put(at + down, Action::Start { node });
+            }
+        }
+    }
+
+    fn crash_at_an_event(&mut self, kind: Kind, at: u64) {
+        let node = self.node();
+        let back = self.span(1, 3_000);
+        let lost = Action::PowerLoss { node: node.clone(), back_after_ms: Some(back) };
+        match kind {
+            Kind::CrashInRecovery => {
+                // Its first recovery is that of an empty disk; the second follows this crash.
+                let of_recovery = ["recovery-examined", "recovery-segment-named", "recovery-tail-cut"];
+                let point = *of_recovery.choose(&mut self.chance).expect("some");
+                let count = self.span(2, 4);
+                self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: Some(20) });
+                self.when(&node, &format!("point:{point}"), count, lost);
+            }
+            Kind::CrashAtPoint => {
+                let point = *POINTS.choose(&mut self.chance).expect("some");
+                let count = self.span(1, 200);
+                self.when(&node, &format!("point:{point}"), count, lost);
+            }
+            _ => {
+                let count = self.span(1, 400);
+                self.when(&node, "disk-sync", count, lost);
+            }
+        }
+    }
+
+    fn pair(&mut self) -> (String, String) {
+        let hosts = self.hosts.clone();
+        let pair: Vec<String> = hosts.sample(&mut self.chance, 2).cloned().collect();
+        (pair[0].clone(), pair[1].clone())
+    }
+
+    /// All links between a side and the rest, in both directions.
+    fn crossing(&self, side: &[String]) -> Links {
+        let is_in = |host: &String| side.contains(host);
+        let mut links = Vec::new();
+        for from in &self.hosts {
+            for to in &self.hosts {
+                if is_in(from) != is_in(to) {
+                    links.push((from.clone(), to.clone()));
+                }
+            }
+        }
+        links
+    }
+
+    fn cut_for(&mut self, links: Links, at: u64, long: u64) {
+        for (from, to) in links {
+            self.put(at, Action::Net { fault: NetFault::Cut { from: from.clone(), to: to.clone() } });
+            self.put(at + long, Action::Net { fault: NetFault::Heal { from, to } });
+        }
+    }
+
+    fn cuts(&mut self, kind: Kind, at: u64) {
+        let long = self.span(50, 5_000);
+        match kind {
+            Kind::Split => {
+                let mut side = self.nodes.clone();
+                side.shuffle(&mut self.chance);
+                let some = self.span(1, side.len() as u64 - 1);
+                side.truncate(usize::try_from(some).expect("small"));
+                // Clients fall to a side too.
+                for client in self.hosts[self.nodes.len()..].to_vec() {
+                    if self.chance.random_bool(0.5) {
+                        side.push(client);
+                    }
+                }
+                let links = self.crossing(&side);
+                self.cut_for(links, at, long);
+            }
+            Kind::Isolate => {
+                let side = [self.node()];
+                let links = self.crossing(&side);
+                self.cut_for(links, at, long);
+            }
+            Kind::Bridge => {
+                // Two halves that see one node, and each other through nobody.
+                let mut nodes = self.nodes.clone();
+                nodes.shuffle(&mut self.chance);
+                let bridge = nodes.pop().expect("a cluster has nodes");
+                let half = nodes[..nodes.len() / 2].to_vec();
+                let of_nodes = |host: &String| self.nodes.contains(host) && *host != bridge;
+                let mut links = self.crossing(&half);
+                links.retain(|(from, to)| of_nodes(from) && of_nodes(to));
+                self.cut_for(links, at, long);
+            }
+            Kind::Ring => {
+                // Everybody sees a majority, and nobody the same one: each is cut off from the one opposite.
+                let mut nodes = self.nodes.clone();
+                nodes.shuffle(&mut self.chance);
+                let count = nodes.len();
+                let opposite =
+                    (0..count).map(|at| (nodes[at].clone(), nodes[(at + count.div_ceil(2)) % count].clone()));
+                let links: Links = opposite.flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]).collect();
+                self.cut_for(links, at, long);
+            }
+            Kind::Swizzle => {
+                // One by one off, and on again in another order.
+                let mut nodes = self.nodes.clone();
+                nodes.shuffle(&mut self.chance);
+                let some = self.span(1, nodes.len() as u64);
+                nodes.truncate(usize::try_from(some).expect("small"));
+                let mut back = nodes.clone();
+                back.shuffle(&mut self.chance);
+                let (apart, between) = (self.span(10, 500), self.span(10, 500));
+                let all_off = at + apart * nodes.len() as u64 + between;
+                for (turn, node) in (0..).zip(&nodes) {
+                    for (from, to) in self.crossing(std::slice::from_ref(node)) {
+                        self.put(at + apart * turn, Action::Net { fault: NetFault::Cut { from, to } });
+                    }
+                }
+                for (turn, node) in (0..).zip(&back) {
+                    for (from, to) in self.crossing(std::slice::from_ref(node)) {
+                        self.put(all_off + apart * turn, Action::Net { fault: NetFault::Heal { from, to } });
+                    }
+                }
+            }
+            Kind::Flap => {
+                let (a, b) = self.pair();
+                let (off, on) = (self.span(10, 300), self.span(10, 300));
+                for turn in 0..self.span(3, 15) {
+                    let links = vec![(a.clone(), b.clone()), (b.clone(), a.clone())];
+                    self.cut_for(links, at + turn * (off + on), off);
+                }
+            }
+            _ => {
+                let (a, b) = self.pair();
+                let mut links = vec![(a.clone(), b.clone()), (b, a)];
+                if self.chance.random_bool(0.5) {
+                    links.truncate(1);
+                }
+                self.cut_for(links, at, long);
+            }
+        }
+    }
+
+    fn link(&mut self, kind: Kind, at: u64) {
+        let (from, to) = self.pair();
+        let (back_from, back_to) = (to.clone(), from.clone());
+        let long = self.span(50, 5_000);
+        let nth = self.small(1, 30);
+        // What lasts is in both directions half of the time.
+        let fault = |this: &mut Draw, from: String, to: String| match kind {
+            Kind::Reset => NetFault::Reset { from, to },
+            Kind::HalfOpen => NetFault::HalfOpen { from, to },
+            Kind::ReplyLost => NetFault::ReplyLost { from, to, nth },
+            Kind::Corrupt => NetFault::Corrupt { from, to, nth },
+            Kind::Loss => NetFault::Loss { from, to, percent: this.small(1, 40) },
+            Kind::SlowLink => NetFault::Slow { from, to, ms: this.span(5, 800) },
+            Kind::Bandwidth => NetFault::Bandwidth { from, to, kib_s: this.span(1, 200) },
+            Kind::Hold => NetFault::Hold { from, to },
+            _ => NetFault::LargeStall { from, to },
+        };
+        let lasts =
+            matches!(kind, Kind::Loss | Kind::SlowLink | Kind::Bandwidth | Kind::Hold | Kind::LargeStall);
+        let first = fault(self, from.clone(), to.clone());
+        self.put(at, Action::Net { fault: first });
+        if lasts {
+            // A held connection may be held for minutes: what it carries then is from another time.
+            let long = if kind == Kind::Hold && self.chance.random_ratio(1, 4) { long * 12 } else { long };
+            self.put(at + long, Action::Net { fault: NetFault::Heal { from, to } });
+            if self.chance.random_bool(0.5) {
+                let second = fault(self, back_from.clone(), back_to.clone());
+                self.put(at, Action::Net { fault: second });
+                self.put(at + long, Action::Net { fault: NetFault::Heal { from: back_from, to: back_to } });
+            }
+        }
+    }
+
+    fn disk(&mut self, kind: Kind, at: u64) {
+        let node = self.node();
+        let nth = self.small(1, 20);
+        let of_disk = |node: &String, fault| Action::Disk { node: node.clone(), fault };
+        if kind == Kind::SlowDisk {
+            let long = self.span(100, 3_000);
+            let (begin, end) = if self.chance.random_bool(0.5) {
+                (DiskFault::Stall, DiskFault::Release)
+            } else {
+                (DiskFault::Slow { ms: self.span(5, 200) }, DiskFault::Slow { ms: 0 })
+            };
+            self.put(at, of_disk(&node, begin));
+            self.put(at + long, of_disk(&node, end));
+            return;
+        }
+        match self.span(0, 3) {
+            0 => {
+                self.put(at, of_disk(&node, DiskFault::SyncError { nth }));
+                // What it gave up is missed once the power is gone.
+                if self.chance.random_bool(0.5) {
+                    let later = self.span(100, 3_000);
+                    self.put(at + later, Action::PowerLoss { node: node.clone(), back_after_ms: None });
+                    self.put(at + later + 50, Action::Start { node });
+                }
+            }
+            1 => self.put(at, of_disk(&node, DiskFault::ReadError { nth })),
+            2 => self.put(at, of_disk(&node, DiskFault::ShortRead { nth })),
+            _ => {
+                let long = self.span(50, 2_000);
+                self.put(at, of_disk(&node, DiskFault::Full));
+                self.put(at + long, of_disk(&node, DiskFault::NotFull));
+            }
+        }
+    }
+
+    fn clocks(&mut self, at: u64, settings: &RunSettings) {
+        let (node, max) = (self.node(), settings.skew_ms_max);
+        let skew = |this: &mut Draw| if max == 0 { 0 } else { this.chance.random_range(-max..=max) };
+        // A jump, or a clock that goes to and fro.
+        let turns = if self.chance.random_bool(0.5) { 1 } else { self.span(5, 30) };
+        for turn in 0..turns {
+            let ms = skew(self);
+            self.put(at + turn * 50, Action::WallSkew { node: node.clone(), ms });
+        }
+        let ppm = self.chance.random_range(-50_000..=50_000);
+        self.put(at, Action::MonoDrift { node, ppm });
+    }
+}

@@ -1,0 +1,286 @@
+//! Plays a plan: start, faults under load, heal, quiesce, final reads, judgement.
+//!
+//! ```text
+//!   0 ms      200 ms                    plan's end, clients done       + heal        + quiet
+//!   start ──▶ clients + nemesis ──────▶ everything healed, all up ──▶ reads at R=N ──▶ reads at R=N ──▶ checks
+//! ```
+//! Until anti-entropy is there, reading every key from all its replicas is what brings them together (read repair). After
+//! that every primary must hold the same record, for certain.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jepsen_like_checks::Verdict;
+use jepsen_like_checks::checks::Check;
+use jepsen_like_checks::event::{Event, Kind, Payload, Sibling};
+use ringdove::dynamo::ring::PartitionCount;
+use ringdove::dynamo::version::Content;
+use ringdove::observe::{self, Canary};
+use ringdove::types::{Namespace, Wall};
+
+use crate::clock::EPOCH;
+use crate::cluster::Cluster;
+use crate::disk::DiskTimes;
+use crate::history::{Recorder, claimed, event, id_of};
+use crate::invariants::Watch;
+use crate::nemesis::Nemesis;
+use crate::net::NetTimes;
+use crate::plan::{LOAD_AT, Plan, client_name};
+use crate::report::{Failure, Report, Tally};
+use crate::run::simulate;
+use crate::settings::RunSettings;
+use crate::trace::Trace;
+use crate::workload::{Session, keys};
+use crate::world::{Running, Settings, World};
+
+/// What to change about a run besides its plan.
+#[derive(Default)]
+pub struct Options {
+    /// Where every event goes as a line, if anywhere.
+    pub log: Option<Box<dyn io::Write + Send>>,
+    /// Keep the events of the history.
+    pub keep_history: bool,
+    /// A mistake that all nodes make.
+    pub canary: Option<Canary>,
+}
+
+/// The checks of every run. What a run has no pair for is unknown and no failure.
+const CHECKS: [&str; 9] = [
+    "thin-air",
+    "frontier",
+    "durability",
+    "convergence",
+    "resurrection",
+    "regular",
+    "read-your-writes",
+    "monotonic-writes",
+    "writes-follow-reads",
+];
+
+/// What a run leaves behind for those who look into it.
+pub struct Played {
+    /// The verdict.
+    pub report: Report,
+    /// The history's events, if they were kept.
+    pub history: Recorder,
+}
+
+/// Plays a plan.
+///
+/// # Errors
+/// With the message of the panic that ended it.
+pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
+    plan.check()?;
+    let trace = match options.log {
+        Some(log) => Trace::with_log(log),
+        None => Trace::new(),
+    };
+    let history = Recorder::new(options.keep_history);
+    let partitions = PartitionCount::new(plan.settings.partitions).map_err(|error| error.to_string())?;
+    let watch = Watch::new(partitions, &trace, options.canary);
+    let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
+    let settings = Settings {
+        net: NetTimes { delay: us(plan.settings.delay_us), ..NetTimes::default() },
+        disk: DiskTimes { sync: us(plan.settings.sync_us), ..DiskTimes::default() },
+        watch: Some(Arc::new(watch.clone())),
+    };
+    let (of_run, recorder) = (plan.clone(), history.clone());
+    let scenario_watch = watch.clone();
+    let rest = simulate(plan.seed, settings, trace.clone(), move |world| async move {
+        observe::install(Some(scenario_watch.observer(&world, &of_run.settings.buggify)));
+        let rest = phases(world, of_run, recorder, scenario_watch).await;
+        observe::install(None);
+        rest
+    });
+    let rest = rest.map_err(|panicked| panicked.message)?;
+    let mut tally = rest.tally;
+    tally.runs = 1;
+    tally.events = trace.events();
+    for ((operation, outcome), count) in history.outcomes() {
+        tally.operations.insert(format!("{operation} {outcome}"), count);
+    }
+    let seen = watch.seen();
+    tally.judged.insert("acknowledgements".to_owned(), seen.acks);
+    tally.judged.insert("durable records".to_owned(), seen.records);
+    for point in observe::POINTS {
+        tally.probe(&format!("point {point}"), seen.points.get(point).copied().unwrap_or(0));
+    }
+    for site in observe::SITES {
+        tally.probe(&format!("site {site}"), seen.sites.get(site).copied().unwrap_or(0));
+    }
+    let mut failures: Vec<Failure> = seen
+        .violations
+        .iter()
+        .map(|what| Failure { by: "invariant".to_owned(), what: what.clone() })
+        .collect();
+    // The first few say it all.
+    let unsettled = rest.unsettled.into_iter().take(UNSETTLED_MAX);
+    failures.extend(unsettled.map(|what| Failure { by: "convergence-in-time".to_owned(), what }));
+    judge(&plan.settings, &history, &mut failures, &mut tally);
+    let trace_hash = format!("{:016x}", trace.hash());
+    Ok(Played { report: Report { seed: plan.seed, trace_hash, failures, tally }, history })
+}
+
+/// The checks over the history.
+fn judge(settings: &RunSettings, history: &Recorder, failures: &mut Vec<Failure>, tally: &mut Tally) {
+    let judged = history.finish();
+    let skew = 2 * settings.skew_ms_max + 1;
+    let limits =
+        jepsen_like_checks::Options { clock_skew_ms: skew, ..jepsen_like_checks::Options::default() };
+    for name in CHECKS {
+        let check = Check::of(name).expect("a name of the checks");
+        let pairs = match check.run(&judged, &limits).0 {
+            Verdict::Valid { judged } => judged,
+            Verdict::Invalid { judged, witness, .. } => {
+                failures.push(Failure { by: name.to_owned(), what: witness.to_string() });
+                judged
+            }
+            Verdict::Unknown { .. } => 0,
+        };
+        tally.judged.insert(name.to_owned(), pairs);
+    }
+}
+
+/// Things that did not come to rest that a report names.
+const UNSETTLED_MAX: usize = 5;
+
+struct Rest {
+    unsettled: Vec<String>,
+    tally: Tally,
+}
+
+/// After the heal, every node must run by then.
+const ALL_UP_WITHIN: Duration = Duration::from_secs(30);
+/// A peer that was down is tried again within its back-off.
+const QUIET: Duration = Duration::from_secs(6);
+/// Final reads are tried for so long.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+/// And what they repaired is on the disks by then.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+
+async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Rest {
+    let settings = plan.settings.clone();
+    let mut cluster = Cluster::new(&world, &settings);
+    let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone());
+    let mut unsettled = Vec::new();
+    cluster.start_all();
+    while world.now() < LOAD_AT {
+        nemesis.step(&mut cluster).await;
+    }
+
+    // Where nothing answers, an operation takes as long as its timeout: clients need not do all of theirs.
+    let deadline = plan.end().max(LOAD_AT + settings.span() * 2) + Duration::from_secs(10);
+    let clients: Vec<Running<()>> = (1..=settings.clients)
+        .map(|number| {
+            let name = client_name(number);
+            let (of, settings, history) = (world.clone(), settings.clone(), history.clone());
+            let descriptor = cluster.descriptor().clone();
+            world.host(&name.clone()).start(move |io, start| {
+                Session::new(&of, io, start, &name, &settings, &descriptor, &history).run(deadline)
+            })
+        })
+        .collect();
+    let done = Arc::new(Mutex::new(false));
+    let waiting = {
+        let done = done.clone();
+        madsim::task::spawn(async move {
+            join_all(clients.into_iter().map(Running::output)).await;
+            *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        })
+    };
+    let is_done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
+    while !nemesis.is_done() || !is_done() {
+        nemesis.step(&mut cluster).await;
+        if nemesis.is_done()
+            && world.now()
+                > deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60)
+        {
+            unsettled.push("the clients have not ended in time".to_owned());
+            break;
+        }
+    }
+    if is_done() {
+        let _ = waiting.await;
+    }
+
+    nemesis.heal(&mut cluster).await;
+    let by = world.now() + ALL_UP_WITHIN;
+    while cluster.tend() > 0 && world.now() < by {
+        nemesis.step(&mut cluster).await;
+    }
+    if cluster.tend() > 0 {
+        let down: Vec<&str> =
+            cluster.hosts().filter(|(_, host)| !host.is_running()).map(|(name, _)| name).collect();
+        unsettled.push(format!("after the heal these nodes do not run: {}", down.join(", ")));
+    }
+    // Whatever is to expire has expired before the replicas are compared.
+    let expired = Duration::from_millis(settings.ttl_ms.1 + settings.skew_ms_max.unsigned_abs());
+    let quiet = world.now() + QUIET + if settings.mix.ttl > 0 { expired } else { Duration::ZERO };
+    while world.now() < quiet {
+        nemesis.step(&mut cluster).await;
+    }
+
+    for round in 0..2 {
+        let reader = world.host(&format!("reader{round}"));
+        let (of, settings, history) = (world.clone(), settings.clone(), history.clone());
+        let descriptor = cluster.descriptor().clone();
+        let deadline = world.now() + READ_WITHIN;
+        let reading = reader.start(move |io, start| async move {
+            let mut session = Session::new(&of, io, start, "reader", &settings, &descriptor, &history);
+            session.finals(deadline).await
+        });
+        unsettled.extend(reading.output().await.unwrap_or_default());
+        let quiet = world.now() + REPAIRED_WITHIN;
+        while world.now() < quiet {
+            nemesis.step(&mut cluster).await;
+        }
+    }
+    watch.tick(world.now());
+    replicas(&world, &cluster, &plan, &history, &watch);
+    let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
+    for (name, (fired, effective)) in nemesis.counts() {
+        tally.fault(name, *fired, *effective);
+    }
+    for (name, (fired, effective)) in world.net().counts() {
+        tally.fault(name, fired, effective);
+    }
+    for (_, host) in cluster.hosts() {
+        host.with_disk(|image| {
+            for (kind, count) in image.counts().iter() {
+                tally.fault(&format!("disk {kind:?}"), count.fired, count.effective);
+            }
+        });
+    }
+    Rest { unsettled, tally }
+}
+
+/// Writes down what each primary's disk holds of each key, for the convergence check.
+fn replicas(world: &World, cluster: &Cluster, plan: &Plan, history: &Recorder, watch: &Watch) {
+    let partitions = cluster.layout().q();
+    let wall = Wall(u64::try_from((EPOCH + world.now()).as_millis()).unwrap_or(u64::MAX));
+    for (key, _) in keys(&plan.settings) {
+        let held = watch.held(Namespace::default(), &key);
+        let partition = partitions.partition_of(Namespace::default(), &key);
+        for primary in cluster.layout().primaries(partition) {
+            let node = primary.to_string();
+            let process = history.process();
+            history.push(
+                world.now(),
+                Event { node: Some(node.clone().into()), ..event(Kind::Invoke, process, "final", &key) },
+            );
+            let copy = held.get(&node);
+            let siblings = copy.iter().flat_map(|entry| entry.copy.record.siblings()).map(|sibling| {
+                let dead = sibling.content == Content::Tombstone || sibling.is_expired(wall);
+                let (id, dot) = (id_of(sibling.write_id).into(), Some(claimed(sibling.dot)));
+                Sibling { id, dot, dead, hidden: dead, ..Sibling::default() }
+            });
+            let value = Some(Payload::Siblings(siblings.collect()));
+            let covers = copy.map(|entry| crate::history::covers(entry.copy.record.context()));
+            let done =
+                Event { value, covers, node: Some(node.into()), ..event(Kind::Ok, process, "final", &key) };
+            history.push(world.now(), done);
+        }
+    }
+}

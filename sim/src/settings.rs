@@ -1,0 +1,228 @@
+//! The settings of one run: how large the cluster is, how it is set up, what its clients do.
+//!
+//! Drawn per seed (*swarm*, Groce et al., ISSTA 2012): a run that does not use a feature finds what runs that use all
+//! of them hide. Sizes are scaled down, so that each mechanism takes place several times in a run of seconds.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::seq::IndexedRandom;
+use ringdove::net::message::Durability;
+use ringdove::observe::SITES;
+use serde::{Deserialize, Serialize};
+
+use crate::seed::{self, Stream};
+
+/// Everything about a run but its faults. Times are in milliseconds unless the name says otherwise.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSettings {
+    /// Members of the cluster, 3 to 9.
+    pub nodes: u64,
+    /// Replicas of a key (N).
+    pub replicas: u32,
+    /// Partitions (Q).
+    pub partitions: u32,
+    /// Copies that a write asks for, unless it draws its own.
+    pub w: u8,
+    /// Replicas that a read asks for, unless it draws its own.
+    pub r: u8,
+    /// Whether an operation may draw an `r` or `w` of its own.
+    pub own_quorums: bool,
+    /// Writes count primaries alone.
+    pub strict: bool,
+    /// Nodes' default: 0 is `sync`, anything else `interval` of so many milliseconds.
+    pub interval_ms: u32,
+    /// Client hosts.
+    pub clients: u32,
+    /// Operations of each client.
+    pub operations: u32,
+    /// Keys in use.
+    pub keys: u32,
+    /// Exponent of the keys' Zipf distribution; 0 is uniform.
+    pub skew: f64,
+    /// Longest pause of a client between operations, in microseconds.
+    pub pause_us: u64,
+    /// A client's time for one operation.
+    pub timeout_ms: u64,
+    /// Longest value in bytes.
+    pub value_len_max: u32,
+    /// What clients do, by weight.
+    pub mix: Mix,
+    /// Shortest and longest time to live.
+    pub ttl_ms: (u64, u64),
+    /// Time after which a fallback takes the place of a silent primary.
+    pub hint_after_ms: u64,
+    /// Time after which a reader asks one more.
+    pub hedge_after_ms: u64,
+    /// Siblings that a put may make.
+    pub siblings_max: usize,
+    /// Length at which a segment is closed, in bytes.
+    pub segment_bytes: u64,
+    /// Growth of the log after which a snapshot is written, in bytes.
+    pub snapshot_bytes_min: u64,
+    /// Dead share at which compaction begins, in percent.
+    pub dead_percent_max: u32,
+    /// Bytes of the cache of records.
+    pub cache_bytes: u64,
+    /// Ordinary delay of a segment on a link, in microseconds: shortest and longest.
+    pub delay_us: (u64, u64),
+    /// Time of a sync, in microseconds: shortest and longest.
+    pub sync_us: (u64, u64),
+    /// Wall clocks are at most this far off.
+    pub skew_ms_max: i64,
+    /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
+    #[serde(default)]
+    pub buggify: Vec<String>,
+}
+
+/// Weights of the kinds of operations; all zero is reads alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mix {
+    /// Reads of one key.
+    pub get: u32,
+    /// Writes with the context of the client's last read of the key.
+    pub put: u32,
+    /// Writes without a context.
+    pub blind: u32,
+    /// Writes over what the coordinator holds.
+    pub current: u32,
+    /// Deletions, with and without a context.
+    pub delete: u32,
+    /// Writes that expire.
+    pub ttl: u32,
+    /// Writes under a condition.
+    pub conditional: u32,
+    /// Several keys at once, reads and writes.
+    pub batch: u32,
+    /// Scans of all keys.
+    pub scan: u32,
+}
+
+impl Mix {
+    /// Each kind with its weight, by name.
+    pub fn weights(&self) -> [(&'static str, u32); 9] {
+        [
+            ("get", self.get),
+            ("put", self.put),
+            ("blind", self.blind),
+            ("current", self.current),
+            ("delete", self.delete),
+            ("ttl", self.ttl),
+            ("conditional", self.conditional),
+            ("batch", self.batch),
+            ("scan", self.scan),
+        ]
+    }
+}
+
+fn one<T: Copy>(chance: &mut Stream, of: &[T]) -> T {
+    *of.choose(chance).expect("a choice of something")
+}
+
+impl RunSettings {
+    /// The settings of a seed of the default swarm.
+    pub fn draw(run_seed: u64) -> RunSettings {
+        let chance = &mut seed::stream(run_seed, "settings");
+        let replicas = one(chance, &[3, 3, 3, 3, 2, 5]);
+        let nodes = u64::from(replicas) + one(chance, &[0, 0, 0, 1, 2, 4]);
+        let majority = u8::try_from(replicas / 2 + 1).expect("small");
+        let all = u8::try_from(replicas).expect("small");
+        let (r, w) = one(
+            chance,
+            &[
+                (majority, majority),
+                (majority, majority),
+                (1, 1),
+                (1, majority),
+                (majority, 1),
+                (all, 1),
+                (1, all),
+            ],
+        );
+        let mut weight = |high: u32| if chance.random_bool(0.5) { chance.random_range(1..=high) } else { 0 };
+        let mix = Mix {
+            get: 4 + weight(6),
+            put: 2 + weight(6),
+            blind: weight(3),
+            current: weight(3),
+            delete: weight(3),
+            ttl: weight(2),
+            conditional: weight(2),
+            batch: weight(1),
+            scan: weight(1),
+        };
+        let slow_links = chance.random_bool(0.25);
+        let ttl_low = chance.random_range(100..2_000);
+        RunSettings {
+            nodes,
+            replicas,
+            partitions: one(chance, &[8, 8, 16, 64]),
+            w,
+            r,
+            own_quorums: chance.random_bool(0.3),
+            // Until guests are handed off, a write on a fallback alone cannot be found by strict reads.
+            strict: nodes > u64::from(replicas) || chance.random_bool(0.3),
+            interval_ms: one(chance, &[0, 0, 0, 20, 100]),
+            clients: chance.random_range(2..=6),
+            operations: chance.random_range(150..=600),
+            keys: one(chance, &[1, 3, 10, 30, 100]),
+            skew: one(chance, &[0.0, 0.0, 0.8, 1.2]),
+            pause_us: one(chance, &[20_000, 60_000, 120_000]),
+            timeout_ms: one(chance, &[50, 300, 1_500, 5_000]),
+            value_len_max: one(chance, &[16, 100, 400, 4_000]),
+            mix,
+            ttl_ms: (ttl_low, ttl_low + chance.random_range(0..8_000)),
+            hint_after_ms: one(chance, &[20, 100, 300]),
+            hedge_after_ms: one(chance, &[10, 50, 200]),
+            siblings_max: one(chance, &[2, 5, 20, 100]),
+            segment_bytes: one(chance, &[4, 8, 16, 64]) * 1024,
+            snapshot_bytes_min: one(chance, &[8, 32, 128]) * 1024,
+            dead_percent_max: one(chance, &[10, 30, 50, 101]),
+            cache_bytes: one(chance, &[0, 4 * 1024, 64 * 1024]),
+            delay_us: if slow_links { (1_000, 60_000) } else { (100, 2_000) },
+            sync_us: one(chance, &[(200, 4_000), (200, 4_000), (2_000, 40_000)]),
+            skew_ms_max: one(chance, &[0, 0, 50, 2_000]),
+            buggify: SITES
+                .iter()
+                .filter(|_| chance.random_bool(0.25))
+                .map(|site| (*site).to_owned())
+                .collect(),
+        }
+    }
+
+    /// The nodes' default durability.
+    pub fn durability(&self) -> Durability {
+        if self.interval_ms == 0 { Durability::Sync } else { Durability::Interval(self.interval_ms) }
+    }
+
+    /// The time that clients need at the least, for the length of a fault plan.
+    pub fn span(&self) -> Duration {
+        Duration::from_micros(u64::from(self.operations) * self.pause_us / 2)
+    }
+
+    /// Why these settings make no sense, if they do not.
+    ///
+    /// # Errors
+    /// With the reason, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let n = self.replicas;
+        let sound = |is: bool, why: &str| if is { Ok(()) } else { Err(why.to_owned()) };
+        sound((1..=64).contains(&self.nodes), "nodes: 1 to 64")?;
+        sound(n >= 1 && u64::from(n) <= self.nodes, "replicas: 1 to the number of nodes")?;
+        sound(
+            (8..=65_536).contains(&self.partitions) && self.partitions.is_power_of_two(),
+            "partitions: a power of two from 8",
+        )?;
+        sound((1..=n).contains(&self.w.into()) && (1..=n).contains(&self.r.into()), "r, w: 1 to replicas")?;
+        sound(self.keys > 0, "keys: at least 1")?;
+        sound(self.skew.is_finite() && self.skew >= 0.0, "skew: a number from 0")?;
+        sound(self.timeout_ms > 0, "timeout_ms: at least 1")?;
+        sound(self.ttl_ms.0 > 0 && self.ttl_ms.0 <= self.ttl_ms.1, "ttl_ms: from 1, in order")?;
+        sound(self.delay_us.0 <= self.delay_us.1, "delay_us: in order")?;
+        sound(self.sync_us.0 <= self.sync_us.1, "sync_us: in order")?;
+        sound(self.buggify.iter().all(|site| SITES.contains(&site.as_str())), "buggify: names of sites")?;
+        sound(self.siblings_max > 0, "siblings_max: at least 1")
+    }
+}

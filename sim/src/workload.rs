@@ -1,0 +1,486 @@
+//! What the clients of a run do: sessions of the product's client, which write down all that they ask and are told.
+//!
+//! A client remembers the context of its last read of each key and passes it on as a real one would, also when it is old.
+//! An operation whose outcome is unknown ends the process it was done by, in the history's sense; the client goes on as
+//! another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jepsen_like_checks::event::{After, Event, Kind, Payload, Sibling};
+use rand::{Rng, RngExt};
+use ringdove::client::{BatchWrite, Client, ClientConfig, ClientError, ReadOptions, WriteOptions};
+use ringdove::dynamo::cluster::ClusterDescriptor;
+use ringdove::dynamo::version::{Token, VersionVector};
+use ringdove::io::Io;
+use ringdove::net::message::{
+    Condition, Context, Expiry, GetReply, HiddenWhy, PutReply, Resolve, Scan, Version,
+};
+use ringdove::types::{Key, Namespace, WriteId};
+
+use crate::clock::EPOCH;
+use crate::cluster::client_addr;
+use crate::history::{Recorder, claimed, covers, event, id_of};
+use crate::seed::{self, Stream};
+use crate::settings::RunSettings;
+use crate::world::{Start, World};
+use ringdove::types::NodeId;
+
+/// One client host's session.
+pub struct Session {
+    world: World,
+    settings: RunSettings,
+    descriptor: ClusterDescriptor,
+    history: Recorder,
+    name: String,
+    client: Client,
+    io: Io,
+    chance: Stream,
+    keys: Vec<(Key, f64)>,
+    process: i64,
+    /// What the last read of each key returned: its context, and the index of its completion.
+    seen: BTreeMap<Key, (Bytes, u64)>,
+    value_next: u64,
+}
+
+/// The keys of a run with their weights, Zipf by rank.
+pub fn keys(settings: &RunSettings) -> Vec<(Key, f64)> {
+    let key = |rank: u32| Key::new(format!("key{rank}").into_bytes()).expect("a short key");
+    (0..settings.keys).map(|rank| (key(rank), f64::from(rank + 1).powf(-settings.skew))).collect()
+}
+
+/// What an operation was asked with and is judged by.
+#[derive(Clone, Copy)]
+struct Quorum {
+    r: u8,
+    w: u8,
+    strict: bool,
+}
+
+impl Session {
+    /// A session on a host of its own.
+    pub fn new(
+        world: &World,
+        io: Io,
+        start: Start,
+        name: &str,
+        settings: &RunSettings,
+        descriptor: &ClusterDescriptor,
+        history: &Recorder,
+    ) -> Session {
+        let mut chance = seed::stream(start.seed, "operations");
+        let first = chance.random_range(0..settings.nodes);
+        let addrs = (0..settings.nodes).map(|turn| client_addr(NodeId((first + turn) % settings.nodes + 1)));
+        let mut bits = [0; 32];
+        seed::stream(start.seed, "client").fill_bytes(&mut bits);
+        let timeout = Duration::from_millis(settings.timeout_ms);
+        let config = ClientConfig { timeout, ..ClientConfig::new(addrs) };
+        Session {
+            world: world.clone(),
+            settings: settings.clone(),
+            descriptor: descriptor.clone(),
+            history: history.clone(),
+            name: name.to_owned(),
+            client: Client::new(io.net.clone(), io.clock.clone(), bits, config),
+            io,
+            chance,
+            keys: keys(settings),
+            process: history.process(),
+            seen: BTreeMap::new(),
+            value_next: 0,
+        }
+    }
+
+    /// Does its operations, one after another; begins none after the deadline.
+    pub async fn run(mut self, deadline: Duration) {
+        for _ in 0..self.settings.operations {
+            if self.now() >= deadline {
+                return;
+            }
+            let pause = Duration::from_micros(self.chance.random_range(0..=self.settings.pause_us));
+            self.io.clock.sleep_until(self.io.clock.mono() + pause).await;
+            let kinds = self.settings.mix.weights();
+            let total: u32 = kinds.iter().map(|(_, weight)| weight).sum();
+            let mut turn = self.chance.random_range(0..total.max(1));
+            let kind = kinds.iter().find(|(_, weight)| {
+                let chosen = turn < *weight;
+                turn = turn.saturating_sub(*weight);
+                chosen
+            });
+            match kind.map_or("get", |(name, _)| name) {
+                "put" => self.write("put").await,
+                "blind" => self.write("blind").await,
+                "current" => self.write("current").await,
+                "delete" => self.write("delete").await,
+                "ttl" => self.write("ttl").await,
+                "conditional" => self.write("conditional").await,
+                "batch" => self.batch().await,
+                "scan" => self.scan().await,
+                _ => self.get().await,
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.world.now()
+    }
+
+    fn push(&self, event: Event<'static>) -> u64 {
+        self.history.push(self.now(), event)
+    }
+
+    fn key(&mut self) -> Key {
+        let total: f64 = self.keys.iter().map(|(_, weight)| weight).sum();
+        let mut turn = self.chance.random_range(0.0..total);
+        for (key, weight) in &self.keys {
+            turn -= weight;
+            if turn <= 0.0 {
+                return key.clone();
+            }
+        }
+        self.keys.last().expect("at least one").0.clone()
+    }
+
+    fn quorum(&mut self) -> Quorum {
+        let n = u8::try_from(self.settings.replicas).unwrap_or(u8::MAX);
+        let Quorum { mut r, mut w, strict } =
+            Quorum { r: self.settings.r, w: self.settings.w, strict: self.settings.strict };
+        if self.settings.own_quorums && self.chance.random_bool(0.3) {
+            (r, w) = (self.chance.random_range(1..=n), self.chance.random_range(1..=n));
+        }
+        Quorum { r, w, strict }
+    }
+
+    fn asked(&self, kind: Kind, process: i64, f: &'static str, key: &Key, quorum: Quorum) -> Event<'static> {
+        Event {
+            r: Some(quorum.r),
+            w: Some(quorum.w),
+            n: u8::try_from(self.settings.replicas).ok(),
+            strict: Some(quorum.strict),
+            ..event(kind, process, f, key)
+        }
+    }
+
+    fn context(&self, key: &Key, token: &[u8]) -> VersionVector {
+        let secret = &self.descriptor.token_secret;
+        let token_of =
+            Token { secret, cluster: self.descriptor.cluster, namespace: Namespace::default(), key };
+        token_of.open(token).expect("a node's own token")
+    }
+
+    /// Between which moments the answering node's wall clock was, in milliseconds.
+    fn clock(&self, asked_at: Duration) -> (i64, i64) {
+        let ms = |at: Duration| i64::try_from((EPOCH + at).as_millis()).unwrap_or(i64::MAX);
+        (ms(asked_at) - self.settings.skew_ms_max, ms(self.now()) + self.settings.skew_ms_max + 1)
+    }
+
+    async fn get(&mut self) {
+        let (key, quorum) = (self.key(), self.quorum());
+        let resolve = if self.chance.random_bool(0.1) { Resolve::Lww } else { Resolve::Siblings };
+        let asked_at = self.now();
+        let process = self.process;
+        self.push(self.asked(Kind::Invoke, process, "get", &key, quorum));
+        let options =
+            ReadOptions { r: Some(quorum.r), strict: quorum.strict, resolve, ..ReadOptions::default() };
+        let read = self.client.get(&key, &options).await;
+        self.read(process, &key, asked_at, read);
+    }
+
+    /// Writes down how a read ended.
+    fn read(&mut self, process: i64, key: &Key, asked_at: Duration, read: Result<GetReply, ClientError>) {
+        match read {
+            Ok(reply) => {
+                let payload = siblings_of(&reply);
+                self.world.record(&self.name, "read", format_args!("{key} {payload:?}"));
+                let covers = Some(covers(&self.context(key, &reply.context)));
+                let layout = Some(reply.replicas.layout.version);
+                let clock = Some(self.clock(asked_at));
+                let value = Some(payload);
+                let index =
+                    self.push(Event { value, covers, layout, clock, ..event(Kind::Ok, process, "get", key) });
+                self.history.count("get", "ok");
+                self.seen.insert(key.clone(), (reply.context, index));
+            }
+            Err(error) => {
+                self.world.record(&self.name, "not-read", format_args!("{key} {error}"));
+                self.push(event(Kind::Fail, process, "get", key));
+                self.history.count("get", "fail");
+            }
+        }
+    }
+
+    async fn write(&mut self, kind: &'static str) {
+        let key = self.key();
+        let asked_at = self.now();
+        let Some((options, value, invoke)) = self.draw(kind, &key) else { return };
+        let process = self.process;
+        self.push(Event { process: jepsen_like_checks::event::Process::Client(process), ..invoke });
+        let write_id = options.write_id.expect("given by draw");
+        let f = if value.is_some() { "put" } else { "delete" };
+        self.world.record(&self.name, f, format_args!("{key} {write_id:?} {kind}"));
+        let outcome = match value {
+            Some(value) => self.client.put(&key, value, &options).await,
+            None => self.client.delete(&key, &options).await,
+        };
+        if self.written(process, kind, f, &key, write_id, asked_at, outcome) {
+            self.process = self.history.process();
+        }
+    }
+
+    /// A write of a kind: what to ask, and the event that invokes it.
+    fn draw(
+        &mut self,
+        kind: &'static str,
+        key: &Key,
+    ) -> Option<(WriteOptions, Option<Bytes>, Event<'static>)> {
+        let quorum = self.quorum();
+        let write_id = WriteId(self.chance.random());
+        let value = self.value();
+        let seen = self.seen.get(key).cloned();
+        let mut options = WriteOptions {
+            r: Some(quorum.r),
+            w: Some(quorum.w),
+            strict: quorum.strict,
+            write_id: Some(write_id),
+            return_record: true,
+            ..WriteOptions::default()
+        };
+        let mut after = None;
+        let mut ttl = None;
+        let mut content = Some(value);
+        match (kind, seen) {
+            ("put" | "ttl", Some((token, index))) => {
+                options.context = Some(Context::Token(token));
+                after = Some(After::Index(index));
+            }
+            ("current", _) => {
+                options.context = Some(Context::Current);
+                after = Some(After::Current);
+            }
+            ("delete", seen) => {
+                content = None;
+                match seen.filter(|_| self.chance.random_bool(0.5)) {
+                    Some((token, index)) => {
+                        options.context = Some(Context::Token(token));
+                        after = Some(After::Index(index));
+                    }
+                    None => after = Some(After::Current),
+                }
+            }
+            ("conditional", Some((token, index))) if self.chance.random_bool(0.7) => {
+                options.condition = Condition::Match(token);
+                after = Some(After::Index(index));
+            }
+            ("conditional", _) => {
+                options.condition = Condition::Absent;
+                after = Some(After::Current);
+            }
+            _ => options.context = Some(Context::Nothing),
+        }
+        if kind == "ttl" {
+            let (low, high) = self.settings.ttl_ms;
+            let ms = self.chance.random_range(low..=high);
+            options.expiry = Expiry::After(ms);
+            ttl = Some(ms);
+        }
+        let f = if content.is_some() { "put" } else { "delete" };
+        let durable = Some(if self.settings.interval_ms == 0 { "sync" } else { "interval" }.into());
+        let id = Some(id_of(write_id).into());
+        let invoke = Event { id, after, ttl, durable, ..self.asked(Kind::Invoke, 0, f, key, quorum) };
+        Some((options, content, invoke))
+    }
+
+    fn value(&mut self) -> Bytes {
+        self.value_next += 1;
+        let len = self.chance.random_range(0..=self.settings.value_len_max) as usize;
+        let mut value = format!("{} {} ", self.name, self.value_next).into_bytes();
+        value.resize(value.len().max(len), b'.');
+        value.into()
+    }
+
+    /// Writes down how a write ended; true when nobody knows.
+    #[allow(clippy::too_many_arguments)] // what is known of one operation
+    fn written(
+        &mut self,
+        process: i64,
+        kind: &'static str,
+        f: &'static str,
+        key: &Key,
+        write_id: WriteId,
+        asked_at: Duration,
+        outcome: Result<PutReply, ClientError>,
+    ) -> bool {
+        match outcome {
+            Ok(reply) => {
+                self.world.record(&self.name, "written", format_args!("{write_id:?}"));
+                let copies = reply.replicas.primaries.len() + reply.replicas.fallbacks.len();
+                let expires_at = reply.written.as_ref().and_then(|written| written.expires_at);
+                let done = Event {
+                    dot: reply.dot.map(claimed),
+                    saw: Some(reply.overwrote.iter().map(|id| id_of(*id).into()).collect()),
+                    copies: u8::try_from(copies).ok(),
+                    layout: Some(reply.replicas.layout.version),
+                    expires_at: expires_at.and_then(|at| i64::try_from(at.0).ok()),
+                    clock: Some(self.clock(asked_at)),
+                    ..event(Kind::Ok, process, f, key)
+                };
+                self.push(done);
+                self.history.count(kind, "ok");
+                false
+            }
+            Err(error) => {
+                self.world.record(&self.name, "not-written", format_args!("{write_id:?} {error}"));
+                let unknown = matches!(error, ClientError::Unknown(_));
+                self.push(event(if unknown { Kind::Info } else { Kind::Fail }, process, f, key));
+                self.history.count(kind, if unknown { "unknown" } else { "fail" });
+                unknown
+            }
+        }
+    }
+
+    /// Some keys at once: reads, or writes.
+    async fn batch(&mut self) {
+        let mut some: Vec<Key> = (0..self.chance.random_range(1..=5)).map(|_| self.key()).collect();
+        some.sort();
+        some.dedup();
+        let asked_at = self.now();
+        // One process for each: they happen at the same time.
+        let processes: Vec<i64> = some.iter().map(|_| self.history.process()).collect();
+        if self.chance.random_bool(0.5) {
+            let quorum = self.quorum();
+            for (key, process) in some.iter().zip(&processes) {
+                self.push(self.asked(Kind::Invoke, *process, "get", key, quorum));
+            }
+            let options = ReadOptions { r: Some(quorum.r), strict: quorum.strict, ..ReadOptions::default() };
+            let replies = self.client.multi_get(&some, &options).await;
+            for ((key, process), reply) in some.iter().zip(processes).zip(replies) {
+                self.read(process, key, asked_at, reply);
+            }
+            return;
+        }
+        let (mut writes, mut ids) = (Vec::new(), Vec::new());
+        for (key, process) in some.iter().zip(&processes) {
+            let kind = if self.chance.random_bool(0.5) { "put" } else { "current" };
+            let Some((options, value, invoke)) = self.draw(kind, key) else { continue };
+            self.push(Event { process: jepsen_like_checks::event::Process::Client(*process), ..invoke });
+            ids.push(options.write_id.expect("given by draw"));
+            writes.push(BatchWrite { key: key.clone(), value, options });
+        }
+        let timeout = Some(Duration::from_millis(self.settings.timeout_ms));
+        let replies = self.client.multi_put(&writes, timeout).await;
+        for (((key, process), id), reply) in some.iter().zip(processes).zip(ids).zip(replies) {
+            self.written(process, "batch", "put", key, id, asked_at, reply);
+        }
+    }
+
+    /// All keys, page by page. Each page reads the keys that it passes, those that are not there too.
+    async fn scan(&mut self) {
+        let asked_at = self.now();
+        let quorum = Quorum { r: self.settings.r, strict: true, ..self.quorum() };
+        let mut keys: Vec<Key> = self.keys.iter().map(|(key, _)| key.clone()).collect();
+        keys.sort();
+        let processes: Vec<i64> = keys.iter().map(|_| self.history.process()).collect();
+        for (key, process) in keys.iter().zip(&processes) {
+            self.push(self.asked(Kind::Invoke, *process, "get", key, quorum));
+        }
+        let limit = self.chance.random_range(1..=50);
+        let mut pages = self.client.scan(Scan { limit, r: Some(quorum.r), ..Scan::all() });
+        let (mut passed, mut found) = (None, BTreeMap::new());
+        let mut whole = false;
+        let deadline = self.now() + Duration::from_millis(self.settings.timeout_ms * 4);
+        while self.now() < deadline {
+            match pages.next_page().await {
+                Ok(Some(page)) => {
+                    passed = page.cursor.clone().or(passed);
+                    found.extend(page.items.into_iter().map(|item| (item.key.clone(), item)));
+                    if !page.missing.is_empty() {
+                        break;
+                    }
+                }
+                Ok(None) => {
+                    whole = true;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.history.count("scan", if whole { "ok" } else { "fail" });
+        for (key, process) in keys.iter().zip(processes) {
+            let is_passed = whole || passed.as_ref().is_some_and(|cursor| key <= cursor);
+            if !is_passed {
+                self.push(event(Kind::Fail, process, "get", key));
+                continue;
+            }
+            let item = found.remove(key);
+            let covers = item.as_ref().map(|item| covers(&self.context(key, &item.context)));
+            let values = item.iter().flat_map(|item| item.values.iter()).map(sibling_of).collect();
+            let clock = Some(self.clock(asked_at));
+            let value = Some(Payload::Siblings(values));
+            let index = self.push(Event { value, covers, clock, ..event(Kind::Ok, process, "get", key) });
+            if let Some(item) = item {
+                self.seen.insert(key.clone(), (item.context, index));
+            }
+        }
+    }
+
+    /// Reads every key from all replicas, as often as it takes until `deadline`. Names what could not be read.
+    pub async fn finals(&mut self, deadline: Duration) -> Vec<String> {
+        let mut failed = Vec::new();
+        let all = u8::try_from(self.settings.replicas).unwrap_or(u8::MAX);
+        for (key, _) in self.keys.clone() {
+            let options = ReadOptions {
+                r: Some(all),
+                strict: true,
+                timeout: Some(Duration::from_secs(5)),
+                ..ReadOptions::default()
+            };
+            let process = self.history.process();
+            let quorum = Quorum { r: all, w: all, strict: true };
+            loop {
+                let asked_at = self.now();
+                match self.client.get(&key, &options).await {
+                    Ok(reply) => {
+                        self.push(self.asked(Kind::Invoke, process, "final", &key, quorum));
+                        let payload = siblings_of(&reply);
+                        self.world.record(&self.name, "final", format_args!("{key} {payload:?}"));
+                        let covers = Some(covers(&self.context(&key, &reply.context)));
+                        let clock = Some(self.clock(asked_at));
+                        let value = Some(payload);
+                        self.push(Event { value, covers, clock, ..event(Kind::Ok, process, "final", &key) });
+                        break;
+                    }
+                    Err(error) if self.now() >= deadline => {
+                        failed
+                            .push(format!("{key} cannot be read from all replicas after the heal: {error}"));
+                        break;
+                    }
+                    Err(_) => {
+                        let again = self.io.clock.mono() + Duration::from_millis(200);
+                        self.io.clock.sleep_until(again).await;
+                    }
+                }
+            }
+        }
+        failed
+    }
+}
+
+fn sibling_of(version: &Version) -> Sibling<'static> {
+    let dot = (version.dot.counter > 0).then(|| claimed(version.dot));
+    Sibling { id: id_of(version.write_id).into(), dot, ..Sibling::default() }
+}
+
+/// What a read returned.
+fn siblings_of(reply: &GetReply) -> Payload<'static> {
+    let mut all: Vec<Sibling<'static>> = reply.values.iter().map(sibling_of).collect();
+    for hidden in &reply.hidden {
+        if hidden.why == HiddenWhy::SameWrite {
+            continue;
+        }
+        let dead = matches!(hidden.why, HiddenWhy::Tombstone | HiddenWhy::Expired);
+        let (id, dot) = (id_of(hidden.write_id).into(), Some(claimed(hidden.dot)));
+        all.push(Sibling { id, dot, hidden: true, dead, ..Sibling::default() });
+    }
+    Payload::Siblings(all)
+}
