@@ -23,7 +23,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -152,6 +152,8 @@ pub(super) struct Log {
     state: Mutex<State>,
     work: Notify,
     progress: Watched<Progress>,
+    /// Whether there is trouble, for a glance.
+    troubled: AtomicBool,
     /// The same as in `progress`, for a glance.
     synced: AtomicU64,
     /// When the write that is under way began, in nanoseconds of `mono` plus one; 0 when there is none.
@@ -203,6 +205,7 @@ impl Log {
             state: Mutex::new(state),
             work: Notify::new(),
             progress: Watched::new(Progress { synced: start.position, trouble: None }),
+            troubled: AtomicBool::new(false),
             synced: AtomicU64::new(start.position),
             pending_since: AtomicU64::new(0),
             names: AsyncMutex::new(()),
@@ -258,7 +261,9 @@ impl Log {
 
     /// Whether a record may be appended now.
     pub(super) fn check(&self) -> Result<(), StorageError> {
-        if let Some(trouble) = &self.progress.get().trouble {
+        if self.troubled.load(Ordering::Acquire)
+            && let Some(trouble) = &self.progress.get().trouble
+        {
             return Err(trouble.error());
         }
         let since = self.pending_since.load(Ordering::Relaxed);
@@ -503,6 +508,7 @@ impl Log {
         tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
         self.progress.modify(|now| {
             now.trouble = Some(Trouble::Failed(error.to_string()));
+            self.troubled.store(true, Ordering::Release);
             true
         });
         self.wake(true);
@@ -556,6 +562,7 @@ impl Log {
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(group.bytes.len() as u64, Ordering::Relaxed);
         self.synced.store(end, Ordering::Release);
+        self.troubled.store(false, Ordering::Release);
         self.progress.set(Progress { synced: end, trouble: None });
         self.wake(false);
         self.maintenance.notify_one();
@@ -568,6 +575,7 @@ impl Log {
             if new {
                 tracing::error!(dir = %self.dir.display(), "the disk is full: writes are refused, reads go on");
                 now.trouble = Some(Trouble::Full);
+                self.troubled.store(true, Ordering::Release);
             }
             new
         });
