@@ -18,6 +18,7 @@
 
 use bytes::{BufMut, Bytes};
 
+use super::index::INDEX_KEY_LEN;
 use super::{Entry, Slot, Table};
 use crate::dynamo::version::{Content, Dot, LocalCopy, LocalHeader, Meta, Record, Sibling, VersionVector};
 use crate::net::codec::{self, CodecError};
@@ -146,6 +147,22 @@ pub(super) fn decode_slot(body: &[u8]) -> Result<Slot, CodecError> {
     let table = if flags & flag::GUEST > 0 { Table::Guest } else { Table::Data };
     let key = Key::new(key.to_vec()).map_err(|error| CodecError::Malformed(error.to_string()))?;
     Ok(Slot { table, partition, namespace, key })
+}
+
+/// As [`decode_slot`], for those who look into the index and no further: the index key goes to `id`, and nothing is
+/// allocated for it.
+///
+/// # Errors
+/// As there.
+pub(super) fn decode_id(body: &[u8], id: &mut Vec<u8>) -> Result<(Table, PartitionId), CodecError> {
+    let (flags, partition, namespace, key) = Reader { body, at: 0 }.slot()?;
+    id.clear();
+    id.extend_from_slice(&namespace.0.to_be_bytes());
+    id.extend_from_slice(key);
+    if !INDEX_KEY_LEN.contains(&id.len()) {
+        return Err(malformed("a key of a length that none has"));
+    }
+    Ok((if flags & flag::GUEST > 0 { Table::Guest } else { Table::Data }, partition))
 }
 
 /// Reads the entry of a slot; its values are slices of `body`. `None` when the entry is another slot's.
@@ -313,6 +330,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::storage::index::index_key;
 
     fn dots() -> impl Strategy<Value = Dot> {
         // Few actors, so that contexts cover more than their siblings' dots.
@@ -383,6 +401,9 @@ mod tests {
             encode_entry(&slot, &entry, &mut body).unwrap();
             let body = Bytes::from(body);
             prop_assert_eq!(decode_slot(&body), Ok(slot.clone()));
+            let mut id = vec![9; 9];
+            prop_assert_eq!(decode_id(&body, &mut id), Ok((slot.table, slot.partition)));
+            prop_assert_eq!(id, index_key(slot.namespace, &slot.key));
             prop_assert_eq!(decode_entry(&slot, &body), Ok(Some(entry)));
             if other != slot {
                 prop_assert_eq!(decode_entry(&other, &body), Ok(None));

@@ -23,10 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StorageError;
-use super::body::decode_slot;
+use super::body::decode_id;
 use super::engine::{Inner, lock};
 use super::format::{KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet, StateBody};
-use super::index::{Place, index_key};
+use super::index::Place;
 use super::segment::{Segment, path_of};
 use super::walk::{Item, Walk};
 use crate::net::codec;
@@ -39,8 +39,9 @@ const VICTIM_DEAD_MIN: u64 = 10;
 const HURRY_STEP: u64 = 2;
 /// Copied records are on their way after this time, if no other record takes them along.
 const COPY_DUE: Duration = Duration::from_millis(20);
-/// Bytes read between two looks at the limit.
-const STEP: u64 = 256 * 1024;
+/// Bytes read between two looks at the limit, and between two turns of everybody else on this executor: what moving
+/// their records takes comes on top of a client's sync.
+const STEP: u64 = 32 * 1024;
 
 /// The segment to compact next, and by how many times the limit of bandwidth may be passed. Dead ones are to go at
 /// once, whatever the limits.
@@ -90,6 +91,7 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
         let from = super::format::SEGMENT_HEAD_LEN as u64;
         let mut walk = Walk::new(file, victim.salted(), from.min(victim.len()), victim.len());
         let drop_removals = removals_may_go(inner, victim);
+        let mut moving = Move { inner, victim, drop_removals, id: Vec::new() };
         let mut pace = Pace::new(inner, hurry);
         let mut group = PartitionSet::ALL;
         while let Some(item) = walk.next().await.map_err(StorageError::io("read", &path))? {
@@ -99,7 +101,7 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
                 Item::Record { offset, bytes, opened } => {
                     let body = &bytes[opened.body];
                     let position = victim.base + offset;
-                    move_record(inner, position, opened.kind, body, bytes.len(), drop_removals)?;
+                    moving.record(position, opened.kind, body, bytes.len())?;
                     pace.after(inner, offset).await?;
                 }
             }
@@ -124,77 +126,78 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
     Ok(())
 }
 
-/// Copies one record to the end of the log if it is needed; the position behind the copy.
-fn move_record(
-    inner: &Inner,
-    position: u64,
-    kind: u16,
-    body: &[u8],
-    len: usize,
+/// Copies what is needed of a victim.
+struct Move<'a> {
+    inner: &'a Inner,
+    victim: &'a Segment,
     drop_removals: bool,
-) -> Result<Option<u64>, StorageError> {
-    let copy = |partition: PartitionId| {
-        let due = inner.clock.mono() + COPY_DUE;
-        inner.log.append(partition, due, |out, seed| super::format::append_raw(out, seed, kind, body))
-    };
-    let slot = || decode_slot(body).ok();
-    match kind {
-        KIND_ENTRY => {
-            let Some(slot) = slot() else { return Ok(None) };
-            let Some(partition) = inner.partition(slot.partition) else { return Ok(None) };
-            let id = index_key(slot.namespace, &slot.key);
-            let mut partition = lock(partition);
-            let index = partition.index_mut(slot.table);
-            let Some(old) = index.get(&id).filter(|place| place.position == position) else {
-                return Ok(None);
-            };
-            let (to, len, segment) = copy(slot.partition)?;
-            // What is copied was synced here: the old file stays until the copy is, so nobody has to wait.
-            let new = Place::new(to, len, old.hash, false);
-            index.insert(&id, new);
-            segment.add_live(len as u64);
-            inner.segments.release(position, old.len());
-            inner.copied(len);
-            Ok(Some(new.end()))
-        }
-        KIND_REMOVE => {
-            let Some(slot) = slot().filter(|_| !drop_removals) else { return Ok(None) };
-            let Some(partition) = inner.partition(slot.partition) else { return Ok(None) };
-            let partition = lock(partition);
-            // With an entry in the index, that entry is what replay must end with.
-            if partition.get(slot.table, slot.namespace, &slot.key).is_some() {
-                return Ok(None);
+    /// Scratch, for index keys.
+    id: Vec<u8>,
+}
+
+impl Move<'_> {
+    /// Copies one record, whose body this is, to the end of the log if it is needed.
+    fn record(&mut self, position: u64, kind: u16, body: &[u8], len: usize) -> Result<(), StorageError> {
+        let Move { inner, victim, drop_removals, id } = self;
+        let copy = |partition: PartitionId| {
+            let due = inner.clock.mono() + COPY_DUE;
+            inner.log.append(partition, due, |out, seed| super::format::append_raw(out, seed, kind, body))
+        };
+        match kind {
+            KIND_ENTRY => {
+                let Ok((table, number)) = decode_id(body, id) else { return Ok(()) };
+                let Some(partition) = inner.partition(number) else { return Ok(()) };
+                let mut partition = lock(partition);
+                let index = partition.index_mut(table);
+                let Some((spot, old)) = index.find(id).filter(|(_, place)| place.position == position) else {
+                    return Ok(());
+                };
+                let (to, len, segment) = copy(number)?;
+                // What is copied was synced here: the old file stays until the copy is, so nobody has to wait.
+                index.replace(spot, Place::new(to, len, old.hash, false));
+                segment.add_live(len as u64);
+                victim.sub_live(old.len() as u64);
+                inner.copied(len);
             }
-            let (to, len, segment) = copy(slot.partition)?;
-            segment.add_removal(len as u64);
-            inner.copied(len);
-            Ok(Some(to + len as u64))
-        }
-        KIND_STATE => {
-            let Ok(StateBody { partition: number, .. }) = codec::decode(body) else { return Ok(None) };
-            let Some(partition) = inner.partition(number) else { return Ok(None) };
-            let mut partition = lock(partition);
-            if partition.state_place != Some((position, len)) {
-                return Ok(None);
+            KIND_REMOVE => {
+                let Ok((table, number)) = decode_id(body, id) else { return Ok(()) };
+                let Some(partition) = inner.partition(number).filter(|_| !*drop_removals) else {
+                    return Ok(());
+                };
+                let partition = lock(partition);
+                // With an entry in the index, that entry is what replay must end with.
+                if partition.index(table).get(id).is_some() {
+                    return Ok(());
+                }
+                let (_, len, segment) = copy(number)?;
+                segment.add_removal(len as u64);
+                inner.copied(len);
             }
-            let (to, len, segment) = copy(number)?;
-            partition.state_place = Some((to, len));
-            segment.add_live(len as u64);
-            inner.segments.release(position, len);
-            Ok(Some(to + len as u64))
-        }
-        KIND_START => {
-            let mut started = lock(&inner.started);
-            if started.1 != position {
-                return Ok(None);
+            KIND_STATE => {
+                let Ok(StateBody { partition: number, .. }) = codec::decode(body) else { return Ok(()) };
+                let Some(partition) = inner.partition(number) else { return Ok(()) };
+                let mut partition = lock(partition);
+                if partition.state_place != Some((position, len)) {
+                    return Ok(());
+                }
+                let (to, len, segment) = copy(number)?;
+                partition.state_place = Some((to, len));
+                segment.add_live(len as u64);
+                victim.sub_live(len as u64);
             }
-            let (to, len, segment) = copy(PartitionId(0))?;
-            (started.1, started.2) = (to, len);
-            segment.add_live(len as u64);
-            inner.segments.release(position, len);
-            Ok(Some(to + len as u64))
+            KIND_START => {
+                let mut started = lock(&inner.started);
+                if started.1 != position {
+                    return Ok(());
+                }
+                let (to, len, segment) = copy(PartitionId(0))?;
+                (started.1, started.2) = (to, len);
+                segment.add_live(len as u64);
+                victim.sub_live(len as u64);
+            }
+            _ => {}
         }
-        _ => Ok(None),
+        Ok(())
     }
 }
 
@@ -223,7 +226,9 @@ impl Pace {
         inner.log.admit().await?;
         let nanos = u128::from(self.read) * 1_000_000_000 / u128::from(self.per_second);
         let due = self.began + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        inner.clock.sleep_until(due).await;
+        if due > inner.clock.mono() {
+            inner.clock.sleep_until(due).await;
+        }
         tokio::task::yield_now().await;
         if inner.is_closing() {
             return Err(StorageError::Latched("the store was closed".to_owned()));

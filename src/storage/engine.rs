@@ -21,7 +21,7 @@ use super::format::{
     KIND_ENTRY, KIND_STATE, PartitionSet, StartBody, StateBody, append_entry, append_record, append_removal,
     open_record,
 };
-use super::index::{Place, index_key};
+use super::index::{Place, Spot, index_key};
 use super::log::Log;
 use super::partition::Partition;
 use super::segment::{Segment, Segments};
@@ -155,13 +155,12 @@ impl Inner {
         lock(self.partition(slot.partition).expect("slots are of partitions below Q"))
     }
 
-    /// Reads a slot's entry. `keep`: in the cache too.
-    pub(super) async fn load(&self, slot: &Slot, keep: bool) -> Result<Loaded, StorageError> {
-        let id = index_key(slot.namespace, &slot.key);
+    /// Reads the entry of a slot, whose index key is `id`. `keep`: in the cache too.
+    pub(super) async fn load(&self, slot: &Slot, id: &[u8], keep: bool) -> Result<Loaded, StorageError> {
         loop {
             let (place, state, removed) = {
                 let partition = self.of(slot);
-                (partition.index(slot.table).get(&id), partition.state, partition.removed_until)
+                (partition.index(slot.table).get(id), partition.state, partition.removed_until)
             };
             let Some(place) = place else {
                 return Ok(Loaded { entry: None, wait: removed, state });
@@ -186,7 +185,7 @@ impl Inner {
                 Err(damage) => damage,
             };
             // Compaction may have moved the record and removed the file in the meantime.
-            if self.of(slot).index(slot.table).get(&id) == Some(place) {
+            if self.of(slot).index(slot.table).get(id) == Some(place) {
                 self.note_corrupt(slot.partition, place.position);
                 return Err(StorageError::Corrupt(format!("position {}: {damage}", place.position)));
             }
@@ -244,23 +243,23 @@ impl Inner {
             Ok(locked) => locked,
             Err(_) => self.keys[stripe].lock().await,
         };
-        let mut entry = match self.load(slot, false).await {
+        let id = index_key(slot.namespace, &slot.key);
+        let mut entry = match self.load(slot, &id, false).await {
             Ok(loaded) => loaded.entry.map(Arc::unwrap_or_clone).unwrap_or_default(),
             Err(StorageError::Corrupt(_)) if replace_damaged => Entry::default(),
             Err(error) => return Err(error),
         };
         // Looked at before a dot is made: a latched or full store must refuse, not append.
         self.log.check()?;
-        let id = index_key(slot.namespace, &slot.key);
         let mut partition = self.of(slot);
         // Under the key's lock only compaction can have touched it, which moves the same bytes.
-        let standing = partition.index(slot.table).get(&id);
+        let standing = partition.index(slot.table).find(&id);
         let (change, value) = change(&mut entry, &partition.state);
         let end = match (change, standing) {
-            (Change::Keep, Some(place)) => place.end(),
+            (Change::Keep, Some((_, place))) => place.end(),
             (Change::Keep | Change::Remove, None) => partition.removed_until,
             (Change::Write, _) => self.write(&mut partition, slot, &id, &entry, durability, standing)?,
-            (Change::Remove, Some(place)) => self.remove(&mut partition, slot, &id, place)?,
+            (Change::Remove, Some((_, place))) => self.remove(&mut partition, slot, &id, place)?,
         };
         Ok((value, LogPosition(end)))
     }
@@ -273,8 +272,9 @@ impl Inner {
         id: &[u8],
         entry: &Entry,
         durability: Durability,
-        standing: Option<Place>,
+        found: Option<(Spot, Place)>,
     ) -> Result<u64, StorageError> {
+        let standing = found.map(|(_, place)| place);
         let reveals = standing.is_some_and(|old| old.awaits_sync() && old.end() > self.log.synced());
         let due = match durability {
             Durability::Interval(within) if !reveals => Some(self.clock.mono() + within),
@@ -285,7 +285,7 @@ impl Inner {
                 append_entry(out, seed, slot, entry)
             })?;
         let place = Place::new(position, len, entry.copy.record.version_hash(), due.is_none());
-        partition.set(slot.table, slot.namespace, &slot.key, id, place, &entry.targets);
+        partition.set(slot, id, found, place, &entry.targets);
         segment.add_live(len as u64);
         self.release(standing);
         Ok(place.end())
@@ -301,7 +301,7 @@ impl Inner {
     ) -> Result<u64, StorageError> {
         let (position, len, segment) =
             self.log.append(slot.partition, Duration::ZERO, |out, seed| append_removal(out, seed, slot))?;
-        partition.unset(slot.table, slot.namespace, &slot.key, id);
+        partition.unset(slot, id);
         partition.removed_until = position + len as u64;
         segment.add_removal(len as u64);
         self.release(Some(standing));

@@ -6,8 +6,10 @@
 //!
 //! A lookup is most of what an update costs in memory, and in an index of any size each comparison of whole keys is
 //! a cache miss. So both levels keep the *head* of each key: the eight bytes behind what all keys of that run have in
-//! common, as a number. Binary search goes over these, which lie side by side; whole keys are compared only where
-//! heads are equal. (Poor man's normalized keys: Graefe, Larson, *B-tree indexes and CPU caches*, 2001.)
+//! common, as a number. A search goes over these, which lie side by side; whole keys are compared only where heads are
+//! equal. (Poor man's normalized keys: Graefe, Larson, *B-tree indexes and CPU caches*, 2001.) That a key has those
+//! first bytes in common with a run is looked at last, and not at all when the whole key was found: most keys that are
+//! looked up are there.
 //!
 //! Leaves are shared and copied on write: a snapshot takes the leaves of a partition in one moment by counting them
 //! up, and writers go on. Leaves are freed when they become empty; half-empty ones are not joined.
@@ -15,6 +17,7 @@
 //! Keys here are *index keys*: namespace (big-endian u32), then the key, so that bytewise order is the order of
 //! `(namespace, key)`.
 
+use std::cmp::Ordering;
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
@@ -108,28 +111,36 @@ fn search<'a>(
     if heads.is_empty() {
         return Err(0);
     }
-    if skip > 0 {
-        let shared = &at(0)[..skip];
-        let own = &key[..skip.min(key.len())];
-        match own.cmp(shared) {
-            std::cmp::Ordering::Less => return Err(0),
-            std::cmp::Ordering::Greater => return Err(heads.len()),
-            std::cmp::Ordering::Equal => {}
+    let mut low = 0;
+    if key.len() >= skip {
+        let head = head(key, skip);
+        low = below(heads, head);
+        // Equal heads: longer keys that agree so far, and shorter ones whose zeros are not their own.
+        let mut high = low + heads[low..].iter().take_while(|other| **other == head).count();
+        while low < high {
+            let middle = low.midpoint(high);
+            match at(middle).cmp(key) {
+                Ordering::Equal => return Ok(middle),
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+            }
         }
     }
-    let head = head(key, skip);
-    let mut low = heads.partition_point(|other| *other < head);
-    // Equal heads: longer keys that agree so far, and shorter ones whose zeros are not their own.
-    let mut high = low + heads[low..].iter().take_while(|other| **other == head).count();
-    while low < high {
-        let middle = low.midpoint(high);
-        match at(middle).cmp(key) {
-            std::cmp::Ordering::Equal => return Ok(middle),
-            std::cmp::Ordering::Less => low = middle + 1,
-            std::cmp::Ordering::Greater => high = middle,
-        }
+    // With other first bytes than the run's, `low` means nothing.
+    match key[..skip.min(key.len())].cmp(&at(0)[..skip]) {
+        Ordering::Less => Err(0),
+        Ordering::Equal => Err(low),
+        Ordering::Greater => Err(heads.len()),
     }
-    Err(low)
+}
+
+/// How many of these, which are in order, are less than `head`. A short run is counted through: its cache lines come
+/// all at once then, and not one after the other, as each step of a binary search asks for them.
+fn below(heads: &[u64], head: u64) -> usize {
+    if heads.len() > 2 * LEAF_ENTRIES_MAX {
+        return heads.partition_point(|other| *other < head);
+    }
+    heads.iter().map(|other| usize::from(*other < head)).sum()
 }
 
 /// A run of keys in order with their places.
@@ -261,6 +272,13 @@ pub enum Direction {
     Descending,
 }
 
+/// Where a key was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Spot {
+    leaf: usize,
+    at: usize,
+}
+
 /// An ordered map from index keys to places.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -288,6 +306,29 @@ impl Index {
         }
     }
 
+    /// The leaf of a key that has the first bytes which all bounds have in common. Of any other key it is any leaf, and
+    /// none where only whole bounds can tell. Spares a look at a whole bound.
+    fn guess(&self, key: &[u8]) -> Option<usize> {
+        let head = head(key.get(self.skip..)?, 0);
+        let number = below(&self.heads, head);
+        (self.heads.get(number) != Some(&head)).then_some(number)
+    }
+
+    /// Where a key is, with its place.
+    pub(super) fn find(&self, key: &[u8]) -> Option<(Spot, Place)> {
+        let within = |leaf: usize| {
+            let at = self.leaves.get(leaf)?.search(key).ok()?;
+            Some((Spot { leaf, at }, self.leaves[leaf].places[at]))
+        };
+        // A key that is found is found, whatever led there.
+        self.guess(key).and_then(within).or_else(|| within(self.leaf_of(key)))
+    }
+
+    /// Gives the key of a spot another place. Nothing may have been put in or taken out since the spot was found.
+    pub(super) fn replace(&mut self, spot: Spot, place: Place) {
+        Arc::make_mut(&mut self.leaves[spot.leaf]).places[spot.at] = place;
+    }
+
     /// Takes the heads of the bounds anew.
     fn behead(&mut self) {
         let (Some(first), Some(last)) = (self.bounds.first(), self.bounds.last()) else { return };
@@ -311,8 +352,7 @@ impl Index {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Option<Place> {
-        let leaf = self.leaves.get(self.leaf_of(key))?;
-        leaf.search(key).ok().map(|at| leaf.places[at])
+        self.find(key).map(|(_, place)| place)
     }
 
     /// Sets a key's place; the one it had.
@@ -502,7 +542,15 @@ mod tests {
             for (n, step) in steps.into_iter().enumerate() {
                 let n = n as u64;
                 match step {
-                    Step::Insert(key) => prop_assert_eq!(index.insert(&key, place(n)), model.insert(key, place(n))),
+                    Step::Insert(key) => {
+                        let found = index.find(&key);
+                        prop_assert_eq!(found.map(|(_, place)| place), model.get(&key).copied());
+                        match found.filter(|_| n.is_multiple_of(2)) {
+                            Some((spot, _)) => index.replace(spot, place(n)),
+                            None => prop_assert_eq!(index.insert(&key, place(n)), model.get(&key).copied()),
+                        }
+                        model.insert(key, place(n));
+                    }
                     Step::Remove(key) => prop_assert_eq!(index.remove(&key), model.remove(&key)),
                     Step::Scan(key, down, open) => {
                         let from = if open { Bound::Excluded(&key[..]) } else { Bound::Included(&key[..]) };

@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::PartitionState;
-use super::Table;
-use super::index::{Direction, Index, Place, index_key, split_key};
+use super::index::{Direction, Index, Place, Spot, split_key};
+use super::{PartitionState, Slot, Table};
 use crate::dynamo::merkle::{LeafBits, MerkleKey, MerkleTree};
 use crate::dynamo::ring::{PartitionCount, key_hash};
 use crate::types::{Key, Namespace, NodeId};
@@ -83,41 +82,45 @@ impl Partition {
         self.tree = tree;
     }
 
-    /// Enters where an entry now stands; the place it had. `id` is the index key of namespace and key.
+    /// Enters where an entry now stands; the place it had. `id` is the index key of the slot, `standing` what
+    /// the index has of it, if that is known already.
     pub(super) fn set(
         &mut self,
-        table: Table,
-        namespace: Namespace,
-        key: &Key,
+        slot: &Slot,
         id: &[u8],
+        standing: Option<(Spot, Place)>,
         place: Place,
         targets: &[NodeId],
     ) -> Option<Place> {
-        let old = self.index_mut(table).insert(id, place);
-        if table == Table::Data {
-            let hash = key_hash(namespace, key);
-            self.tree.update(namespace, key, hash, old.map(|old| old.hash), Some(place.hash));
-            self.resize();
+        let index = self.index_mut(slot.table);
+        let old = match standing {
+            Some((spot, old)) => {
+                index.replace(spot, place);
+                Some(old)
+            }
+            None => index.insert(id, place),
+        };
+        if slot.table == Table::Data {
+            self.enter_leaf(slot, old.map(|old| old.hash), Some(place.hash));
         }
-        self.set_targets(table, id, targets);
+        self.set_targets(slot.table, id, targets);
         old
     }
 
     /// Enters that there is no entry any more; the place it had.
-    pub(super) fn unset(
-        &mut self,
-        table: Table,
-        namespace: Namespace,
-        key: &Key,
-        id: &[u8],
-    ) -> Option<Place> {
-        let old = self.index_mut(table).remove(id)?;
-        if table == Table::Data {
-            self.tree.update(namespace, key, key_hash(namespace, key), Some(old.hash), None);
-            self.resize();
+    pub(super) fn unset(&mut self, slot: &Slot, id: &[u8]) -> Option<Place> {
+        let old = self.index_mut(slot.table).remove(id)?;
+        if slot.table == Table::Data {
+            self.enter_leaf(slot, Some(old.hash), None);
         }
-        self.set_targets(table, id, &[]);
+        self.set_targets(slot.table, id, &[]);
         Some(old)
+    }
+
+    fn enter_leaf(&mut self, slot: &Slot, old: Option<u64>, new: Option<u64>) {
+        let hash = key_hash(slot.namespace, &slot.key);
+        self.tree.update(slot.namespace, &slot.key, hash, old, new);
+        self.resize();
     }
 
     pub(super) fn set_targets(&mut self, table: Table, id: &[u8], targets: &[NodeId]) {
@@ -192,10 +195,5 @@ impl Partition {
             true
         });
         self.tree = tree;
-    }
-
-    /// The place of a key.
-    pub(super) fn get(&self, table: Table, namespace: Namespace, key: &Key) -> Option<Place> {
-        self.index(table).get(&index_key(namespace, key))
     }
 }

@@ -542,13 +542,13 @@ impl Replay {
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let place = Place::new(position, len, entry.copy.record.version_hash(), false);
                 let id = index_key(slot.namespace, &slot.key);
-                partition.set(slot.table, slot.namespace, &slot.key, &id, place, &entry.targets);
+                partition.set(&slot, &id, None, place, &entry.targets);
             }
             KIND_REMOVE => {
                 let slot = removed_of(body)?;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
                 let id = index_key(slot.namespace, &slot.key);
-                partition.unset(slot.table, slot.namespace, &slot.key, &id);
+                partition.unset(&slot, &id);
             }
             KIND_STATE => {
                 let body = state_of(body)?;

@@ -203,7 +203,8 @@ impl Store {
         slot: &Slot,
     ) -> Result<(Option<Entry>, PartitionState), StorageError> {
         let inner = &self.inner;
-        let loaded = inner.load(slot, true).await?;
+        let id = index_key(slot.namespace, &slot.key);
+        let loaded = inner.load(slot, &id, true).await?;
         if loaded.wait > inner.log.synced() {
             inner.log.wait_synced(loaded.wait).await?;
         }
