@@ -21,6 +21,7 @@ use std::cmp::Ordering;
 use std::ops::{Bound, RangeInclusive};
 use std::sync::Arc;
 
+use super::format::RECORD_LEN_MAX;
 use crate::types::{KEY_LEN_MAX, Key, Namespace};
 
 /// Most keys of a leaf.
@@ -35,6 +36,8 @@ const NAMESPACE_LEN: usize = 4;
 pub(super) const INDEX_KEY_LEN: RangeInclusive<usize> = NAMESPACE_LEN + 1..=NAMESPACE_LEN + KEY_LEN_MAX;
 
 const AWAITS_SYNC: u32 = 1 << 31;
+
+const _: () = assert!(RECORD_LEN_MAX < AWAITS_SYNC as usize);
 
 /// Where a record stands, and the hash of what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,30 +146,80 @@ fn below(heads: &[u64], head: u64) -> usize {
     heads.iter().map(|other| usize::from(*other < head)).sum()
 }
 
+/// Columns of a leaf's words, and what stands in them.
+const COLUMNS: usize = 4;
+/// `Place::position`.
+const POSITION: usize = 1;
+/// `Place::hash`.
+const HASH: usize = 2;
+/// Where the key ends in the leaf's keys, and in the upper half what `Place::len` holds.
+const END: usize = 3;
+
 /// A run of keys in order with their places.
+///
+/// Two blocks of memory and no more: in a large index each block that a lookup comes to costs a miss of the cache and,
+/// what is worse, one of the page table's. The leaf itself lies among its neighbours in the index. The blocks are shared
+/// and copied on write.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leaf {
-    keys: Vec<u8>,
-    /// Where each key ends in `keys`.
-    ends: Vec<u32>,
-    /// Of each key, behind the first `skip` bytes.
-    heads: Vec<u64>,
+    /// Columns of as many words as there is room for keys. The first holds the heads: of each key, behind the first
+    /// `skip` bytes.
+    words: Arc<[u64]>,
+    /// All keys end to end, and room for more.
+    keys: Arc<[u8]>,
+    len: u32,
     /// All keys have so many first bytes in common, or more.
     skip: u32,
-    places: Vec<Place>,
+}
+
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).expect("a leaf of keys is below 4 GiB")
 }
 
 impl Leaf {
     fn len(&self) -> usize {
-        self.ends.len()
+        self.len as usize
+    }
+
+    fn room(&self) -> usize {
+        self.words.len() / COLUMNS
+    }
+
+    fn column(&self, column: usize) -> &[u64] {
+        &self.words[column * self.room()..][..self.len()]
     }
 
     fn start(&self, at: usize) -> usize {
-        if at == 0 { 0 } else { self.ends[at - 1] as usize }
+        if at == 0 { 0 } else { self.end(at - 1) }
+    }
+
+    fn end(&self, at: usize) -> usize {
+        let end = self.words[END * self.room() + at] & u64::from(u32::MAX);
+        usize::try_from(end).expect("the lower half")
+    }
+
+    /// Bytes of all keys.
+    fn used(&self) -> usize {
+        self.start(self.len())
     }
 
     fn key(&self, at: usize) -> &[u8] {
-        &self.keys[self.start(at)..self.ends[at] as usize]
+        &self.keys[self.start(at)..self.end(at)]
+    }
+
+    fn place(&self, at: usize) -> Place {
+        let (room, words) = (self.room(), &self.words);
+        let len = words[END * room + at] >> 32;
+        let (position, hash) = (words[POSITION * room + at], words[HASH * room + at]);
+        Place { position, hash, len: u32::try_from(len).expect("the upper half") }
+    }
+
+    fn set_place(&mut self, at: usize, place: Place) {
+        let (room, end) = (self.room(), self.end(at) as u64);
+        let words = Arc::make_mut(&mut self.words);
+        words[POSITION * room + at] = place.position;
+        words[HASH * room + at] = place.hash;
+        words[END * room + at] = u64::from(place.len) << 32 | end;
     }
 
     fn skip(&self) -> usize {
@@ -174,79 +227,87 @@ impl Leaf {
     }
 
     fn search(&self, key: &[u8]) -> Result<usize, usize> {
-        search(&self.heads, self.skip(), key, |at| self.key(at))
+        search(self.column(0), self.skip(), key, |at| self.key(at))
+    }
+
+    /// A leaf of these keys of this one with room for so many, and for so many bytes of keys.
+    fn part(&self, range: std::ops::Range<usize>, room: usize, bytes: usize) -> Leaf {
+        let (from, to) = (self.start(range.start), self.start(range.end));
+        let mut words = vec![0; COLUMNS * room];
+        for column in 0..COLUMNS {
+            words[column * room..][..range.len()].copy_from_slice(&self.column(column)[range.clone()]);
+        }
+        words[END * room..][..range.len()].iter_mut().for_each(|end| *end -= from as u64);
+        let mut keys = vec![0; bytes];
+        keys[..to - from].copy_from_slice(&self.keys[from..to]);
+        Leaf { words: words.into(), keys: keys.into(), len: narrow(range.len()), skip: self.skip }
     }
 
     /// Takes the heads anew, behind all that the first and the last key have in common.
     fn behead(&mut self) {
         let Some(last) = self.len().checked_sub(1) else { return };
         let skip = common(self.key(0), self.key(last));
-        self.skip = u32::try_from(skip).expect("a key has at most 64 KiB");
-        for at in 0..self.heads.len() {
-            self.heads[at] = head(self.key(at), skip);
+        self.skip = narrow(skip);
+        for at in 0..self.len() {
+            let head = head(self.key(at), skip);
+            Arc::make_mut(&mut self.words)[at] = head;
         }
     }
 
     fn insert(&mut self, at: usize, key: &[u8], place: Place) {
-        if self.places.len() == self.places.capacity() {
-            let grown = self.len() + GROWTH;
-            self.keys.reserve_exact(key.len() * GROWTH);
-            self.ends.reserve_exact(grown - self.len());
-            self.heads.reserve_exact(grown - self.len());
-            self.places.reserve_exact(grown - self.len());
+        let (len, used) = (self.len(), self.used());
+        let full = len == self.room();
+        if full || used + key.len() > self.keys.len() {
+            let room = if full { len + GROWTH } else { self.room() };
+            // Of keys as long as this one.
+            *self = self.part(0..len, room, used + key.len() * (room - len));
         }
-        if self.keys.len() + key.len() > self.keys.capacity() {
-            self.keys.reserve_exact(key.len() * GROWTH);
+        let shared = if len == 0 { key.len() } else { common(&self.key(0)[..self.skip()], key) };
+        let (room, from) = (self.room(), self.start(at));
+        let keys = Arc::make_mut(&mut self.keys);
+        keys.copy_within(from..used, from + key.len());
+        keys[from..from + key.len()].copy_from_slice(key);
+        let words = Arc::make_mut(&mut self.words);
+        for column in 0..COLUMNS {
+            let column = &mut words[column * room..][..len + 1];
+            column.copy_within(at..len, at + 1);
         }
-        let shared = if self.len() == 0 { key.len() } else { common(&self.key(0)[..self.skip()], key) };
-        let from = self.start(at);
-        let old = self.keys.len();
-        self.keys.resize(old + key.len(), 0);
-        self.keys.copy_within(from..old, from + key.len());
-        self.keys[from..from + key.len()].copy_from_slice(key);
-        let len = u32::try_from(key.len()).expect("a key has at most 64 KiB");
-        self.ends.insert(at, u32::try_from(from).expect("a leaf of keys is below 4 GiB"));
-        self.ends[at..].iter_mut().for_each(|end| *end += len);
-        self.places.insert(at, place);
-        if shared < self.skip() || self.heads.is_empty() {
-            self.heads.insert(at, 0);
+        let ends = &mut words[END * room..][..len + 1];
+        ends[at] = from as u64;
+        ends[at..].iter_mut().for_each(|end| *end += key.len() as u64);
+        self.len += 1;
+        self.set_place(at, place);
+        if shared < self.skip() || len == 0 {
             self.behead();
         } else {
-            self.heads.insert(at, head(key, self.skip()));
+            let head = head(key, self.skip());
+            Arc::make_mut(&mut self.words)[at] = head;
         }
     }
 
     fn remove(&mut self, at: usize) -> Place {
-        let range = self.start(at)..self.ends[at] as usize;
-        let len = u32::try_from(range.len()).expect("a key has at most 64 KiB");
-        self.keys.drain(range);
-        self.ends.remove(at);
-        self.heads.remove(at);
-        self.ends[at..].iter_mut().for_each(|end| *end -= len);
-        self.places.remove(at)
+        let (place, room, len) = (self.place(at), self.room(), self.len());
+        let (range, used) = (self.start(at)..self.end(at), self.used());
+        Arc::make_mut(&mut self.keys).copy_within(range.end..used, range.start);
+        let words = Arc::make_mut(&mut self.words);
+        for column in 0..COLUMNS {
+            words[column * room..][..len].copy_within(at + 1.., at);
+        }
+        let ends = &mut words[END * room..][at..len - 1];
+        ends.iter_mut().for_each(|end| *end -= range.len() as u64);
+        self.len -= 1;
+        // What many removals leave behind must not weigh what it weighed before.
+        if self.len() + self.len() / 2 + GROWTH / 2 < room {
+            *self = self.part(0..self.len(), self.len(), self.used());
+        }
+        place
     }
 
     fn split_off(&mut self, at: usize) -> Leaf {
-        let cut = self.start(at);
-        let mut ends: Vec<u32> = self.ends[at..].to_vec();
-        let shift = u32::try_from(cut).expect("a leaf of keys is below 4 GiB");
-        ends.iter_mut().for_each(|end| *end -= shift);
-        let mut right = Leaf {
-            keys: self.keys[cut..].to_vec(),
-            ends,
-            heads: self.heads[at..].to_vec(),
-            skip: self.skip,
-            places: self.places[at..].to_vec(),
-        };
-        self.keys.truncate(cut);
-        self.ends.truncate(at);
-        self.heads.truncate(at);
-        self.places.truncate(at);
+        let (len, cut, used) = (self.len(), self.start(at), self.used());
+        let mut right = self.part(at..len, len - at, used - cut);
         // Random inserts fill a half up again; sequential ones never come back to a left half.
-        self.keys.shrink_to_fit();
-        self.ends.shrink_to_fit();
-        self.heads.shrink_to_fit();
-        self.places.shrink_to_fit();
+        *self = self.part(0..at, at, cut);
         self.behead();
         right.behead();
         right
@@ -254,12 +315,12 @@ impl Leaf {
 
     /// All keys with their places, in order.
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], Place)> {
-        (0..self.len()).map(|at| (self.key(at), self.places[at]))
+        (0..self.len()).map(|at| (self.key(at), self.place(at)))
     }
 
+    /// Bytes of its blocks, with the counters of those who share them.
     fn bytes(&self) -> usize {
-        let key = size_of::<u32>() + size_of::<u64>() + size_of::<Place>();
-        self.keys.capacity() + self.places.capacity() * key
+        size_of_val(&*self.words) + self.keys.len() + 4 * size_of::<usize>()
     }
 }
 
@@ -283,7 +344,7 @@ pub(super) struct Spot {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// In order. A leaf holds the keys from its bound to the next leaf's; the first one's is empty.
-    leaves: Vec<Arc<Leaf>>,
+    leaves: Vec<Leaf>,
     /// The lower bounds of all leaves but the first.
     bounds: Vec<Box<[u8]>>,
     /// Of each bound, behind the first `skip` bytes, which all of them have in common.
@@ -318,7 +379,7 @@ impl Index {
     pub(super) fn find(&self, key: &[u8]) -> Option<(Spot, Place)> {
         let within = |leaf: usize| {
             let at = self.leaves.get(leaf)?.search(key).ok()?;
-            Some((Spot { leaf, at }, self.leaves[leaf].places[at]))
+            Some((Spot { leaf, at }, self.leaves[leaf].place(at)))
         };
         // A key that is found is found, whatever led there.
         self.guess(key).and_then(within).or_else(|| within(self.leaf_of(key)))
@@ -326,7 +387,7 @@ impl Index {
 
     /// Gives the key of a spot another place. Nothing may have been put in or taken out since the spot was found.
     pub(super) fn replace(&mut self, spot: Spot, place: Place) {
-        Arc::make_mut(&mut self.leaves[spot.leaf]).places[spot.at] = place;
+        self.leaves[spot.leaf].set_place(spot.at, place);
     }
 
     /// Takes the heads of the bounds anew.
@@ -343,7 +404,7 @@ impl Index {
         let shared = self.bounds.first().map_or(0, |first| common(&first[..self.skip], &bound));
         let head_here = (shared == self.skip && !self.bounds.is_empty()).then(|| head(&bound, self.skip));
         self.bounds.insert(before, bound);
-        self.leaves.insert(before + 1, Arc::new(leaf));
+        self.leaves.insert(before + 1, leaf);
         match head_here {
             // The more the bounds have in common the more their heads tell: looked at again when they double.
             Some(head) if !self.bounds.len().is_power_of_two() => self.heads.insert(before, head),
@@ -362,18 +423,21 @@ impl Index {
             assert!(self.leaves.is_empty(), "every key belongs in a leaf");
             let mut leaf = Leaf::default();
             leaf.insert(0, key, place);
-            self.leaves.push(Arc::new(leaf));
+            self.leaves.push(leaf);
             self.len = 1;
             return None;
         };
-        let leaf = Arc::make_mut(leaf);
         let at = match leaf.search(key) {
-            Ok(at) => return Some(std::mem::replace(&mut leaf.places[at], place)),
+            Ok(at) => {
+                let old = leaf.place(at);
+                leaf.set_place(at, place);
+                return Some(old);
+            }
             Err(at) => at,
         };
         leaf.insert(at, key, place);
         self.len += 1;
-        if leaf.len() > 1 && (leaf.len() > LEAF_ENTRIES_MAX || leaf.keys.len() > LEAF_KEY_BYTES_MAX) {
+        if leaf.len() > 1 && (leaf.len() > LEAF_ENTRIES_MAX || leaf.used() > LEAF_KEY_BYTES_MAX) {
             // Keys that arrive in order would leave halves behind for ever.
             let cut = if at + 1 == leaf.len() { at } else { leaf.len() / 2 };
             let right = leaf.split_off(cut);
@@ -387,7 +451,6 @@ impl Index {
         let number = self.leaf_of(key);
         let leaf = self.leaves.get_mut(number)?;
         let at = leaf.search(key).ok()?;
-        let leaf = Arc::make_mut(leaf);
         let place = leaf.remove(at);
         self.len -= 1;
         if self.len == 0 {
@@ -422,7 +485,7 @@ impl Index {
                         Err(at) => at,
                     });
                     for at in skip..leaf.len() {
-                        if !visit(leaf.key(at), leaf.places[at]) {
+                        if !visit(leaf.key(at), leaf.place(at)) {
                             return;
                         }
                     }
@@ -436,7 +499,7 @@ impl Index {
                         Err(at) => at,
                     });
                     for at in (0..end).rev() {
-                        if !visit(leaf.key(at), leaf.places[at]) {
+                        if !visit(leaf.key(at), leaf.place(at)) {
                             return;
                         }
                     }
@@ -445,8 +508,8 @@ impl Index {
         }
     }
 
-    /// The leaves as they are at this moment, in order; costs a counter each. Writers copy what they change.
-    pub(super) fn share(&self) -> Vec<Arc<Leaf>> {
+    /// The leaves as they are at this moment, in order; costs two counters each. Writers copy what they change.
+    pub(super) fn share(&self) -> Vec<Leaf> {
         self.leaves.clone()
     }
 
@@ -467,8 +530,8 @@ impl Index {
 
     /// Bytes in memory, roughly: what is allocated, without the allocator's rounding.
     pub(super) fn bytes(&self) -> usize {
-        // The leaf with its counters, its pointer, and its bound's head and pointer.
-        let around = size_of::<Leaf>() + 6 * size_of::<usize>();
+        // The leaf, and its bound's head and pointer.
+        let around = size_of::<Leaf>() + 3 * size_of::<usize>();
         let bounds: usize = self.bounds.iter().map(|bound| bound.len()).sum();
         self.leaves.iter().map(|leaf| leaf.bytes() + around).sum::<usize>() + bounds
     }
@@ -504,6 +567,20 @@ mod tests {
             index.insert(format!("....{scattered:032x}").as_bytes(), place(n));
         }
         assert!(index.bytes() / index.len() < 100, "{}", index.bytes() / index.len());
+    }
+
+    #[test]
+    fn what_is_taken_out_weighs_nothing() {
+        let mut index = Index::default();
+        let key = |n: u64| format!("....{:032x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).into_bytes();
+        for n in 0..40_000 {
+            index.insert(&key(n), place(n));
+        }
+        let before = index.bytes();
+        for n in (0..40_000).filter(|n| n % 10 > 0) {
+            index.remove(&key(n));
+        }
+        assert!(index.bytes() < before / 4, "{} of {before} bytes for a tenth of the keys", index.bytes());
     }
 
     #[derive(Debug, Clone)]

@@ -219,7 +219,7 @@ pub(super) async fn write(
     Ok(Written { from, bytes: writer.offset })
 }
 
-type Tables = [(Table, Vec<Arc<Leaf>>); 2];
+type Tables = [(Table, Vec<Leaf>); 2];
 type OwedList = Vec<(Table, Bytes, Vec<NodeId>)>;
 
 /// One partition as it is at one moment.
