@@ -100,8 +100,12 @@ pub enum Unwritten {
     Sync(io::Error),
 }
 
-/// Threads of a [`RealDisk`]: enough to have a sync, a few reads and a write in the kernel at once.
+/// Threads of a [`RealDisk`] for everything but reads: enough to have a sync, a write and what opens files in the kernel
+/// at once.
 const THREADS: usize = 4;
+/// Threads for reads that the page cache cannot answer. A disk gives most when it is asked for many things at once, and
+/// reads must not wait behind syncs.
+const READERS: usize = 16;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -139,12 +143,15 @@ impl Queue {
 /// Ends the threads once the disk and every file of it are gone.
 struct Pool {
     queue: Arc<Queue>,
+    reads: Arc<Queue>,
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
-        self.queue.wake.notify_all();
+        for queue in [&self.queue, &self.reads] {
+            queue.jobs.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+            queue.wake.notify_all();
+        }
     }
 }
 
@@ -153,17 +160,25 @@ impl Pool {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> BoxFuture<'static, io::Result<T>> {
-        self.run_or(|error| error, work)
+        Pool::run_on(&self.queue, |error| error, work)
     }
 
-    /// As `run`; `ended` makes the error of a work that no thread is there for.
-    fn run_or<T: Send + 'static, E: Send + 'static>(
+    /// As `run`, where reads wait for each other alone.
+    fn read<T: Send + 'static>(
         &self,
+        work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> BoxFuture<'static, io::Result<T>> {
+        Pool::run_on(&self.reads, |error| error, work)
+    }
+
+    /// `ended` makes the error of a work that no thread is there for.
+    fn run_on<T: Send + 'static, E: Send + 'static>(
+        queue: &Queue,
         ended: fn(io::Error) -> E,
         work: impl FnOnce() -> Result<T, E> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, E>> {
         let (answer, answered) = oneshot::channel();
-        self.queue.push(Box::new(move || {
+        queue.push(Box::new(move || {
             // The asker may have gone; the work is done all the same.
             let _ = answer.send(work());
         }));
@@ -186,11 +201,12 @@ impl RealDisk {
     /// When the system gives no thread.
     #[allow(clippy::disallowed_methods)] // the one owner of threads in the node
     pub fn new() -> io::Result<RealDisk> {
-        let queue = Arc::new(Queue::default());
-        let pool = Arc::new(Pool { queue: queue.clone() });
-        for n in 0..THREADS {
-            let queue = queue.clone();
-            std::thread::Builder::new().name(format!("disk-{n}")).spawn(move || queue.work())?;
+        let pool = Arc::new(Pool { queue: Arc::default(), reads: Arc::default() });
+        for (queue, name, threads) in [(&pool.queue, "disk", THREADS), (&pool.reads, "read", READERS)] {
+            for n in 0..threads {
+                let queue = queue.clone();
+                std::thread::Builder::new().name(format!("{name}-{n}")).spawn(move || queue.work())?;
+            }
         }
         Ok(RealDisk { pool })
     }
@@ -286,7 +302,7 @@ mod calls {
 
         fn read_at(&self, offset: u64, len: usize) -> BoxFuture<'static, io::Result<Bytes>> {
             let file = self.file.clone();
-            self.pool.run(move || {
+            self.pool.read(move || {
                 let mut bytes = vec![0; len];
                 file.read_exact_at(&mut bytes, offset)?;
                 Ok(bytes.into())
@@ -315,7 +331,7 @@ mod calls {
             bytes: &Bytes,
         ) -> Option<BoxFuture<'static, Result<(), Unwritten>>> {
             let (file, bytes) = (self.file.clone(), bytes.clone());
-            Some(self.pool.run_or(Unwritten::Sync, move || {
+            Some(Pool::run_on(&self.pool.queue, Unwritten::Sync, move || {
                 file.write_all_at(&bytes, offset).map_err(Unwritten::Write)?;
                 file.sync_data().map_err(Unwritten::Sync)
             }))
@@ -355,6 +371,27 @@ mod tests {
         let mut buffer = [9; 6];
         assert!(!file.read_now(0, &mut buffer) || &buffer == b"\0\0\0abc");
         assert!(!file.read_now(4, &mut buffer));
+    }
+
+    #[tokio::test]
+    async fn reads_do_not_wait_behind_syncs_that_hang() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::new().unwrap();
+        let file = disk.open(&dir.path().join("a"), true).await.unwrap();
+        file.write_at(0, Bytes::from_static(b"abc")).await.unwrap();
+        let (release, hang) = std::sync::mpsc::channel::<()>();
+        let hang = Arc::new(Mutex::new(hang));
+        let hanging: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let hang = hang.clone();
+                disk.pool.run(move || hang.lock().unwrap().recv().map_err(io::Error::other))
+            })
+            .collect();
+        assert_eq!(&file.read_at(0, 3).await.unwrap()[..], b"abc");
+        (0..THREADS).for_each(|_| release.send(()).unwrap());
+        for one in hanging {
+            one.await.unwrap();
+        }
     }
 
     #[tokio::test]
