@@ -425,7 +425,9 @@ impl Log {
                     }
                 }
             }
-            self.done(&group);
+            if !self.done(&group) {
+                return;
+            }
         }
     }
 
@@ -555,17 +557,29 @@ impl Log {
         Ok(())
     }
 
-    fn done(&self, group: &Group) {
-        point!("group-durable");
+    /// Announces a group that was written and synced; `false` when somebody else has latched the log meanwhile.
+    fn done(&self, group: &Group) -> bool {
         let end = group.start + group.bytes.len() as u64;
+        let mut latched = false;
+        self.progress.modify(|now| {
+            latched = matches!(now.trouble, Some(Trouble::Failed(_)));
+            if !latched {
+                *now = Progress { synced: end, trouble: None };
+                self.synced.store(end, Ordering::Release);
+                self.troubled.store(false, Ordering::Release);
+            }
+            !latched
+        });
+        if latched {
+            return false;
+        }
+        point!("group-durable");
         self.state().writing = Run::default();
         self.counters.groups.fetch_add(1, Ordering::Relaxed);
         self.counters.bytes.fetch_add(group.bytes.len() as u64, Ordering::Relaxed);
-        self.synced.store(end, Ordering::Release);
-        self.troubled.store(false, Ordering::Release);
-        self.progress.set(Progress { synced: end, trouble: None });
         self.wake(false);
         self.maintenance.notify_one();
+        true
     }
 
     /// Says that the disk is full, and waits a little. `false` when the log is closed meanwhile.

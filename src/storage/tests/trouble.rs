@@ -222,6 +222,43 @@ async fn a_stale_clean_mark_proves_no_more_than_it_says() {
     assert_eq!(recovery.suspects.len(), 8);
 }
 
+/// The failure may come while a group is under way: neither is that group announced, nor the failure forgotten with it.
+#[tokio::test]
+async fn a_failed_sync_of_names_latches_also_while_a_group_is_written() {
+    let disk = TestDisk::new();
+    let (held, permits) = disk.with_permits(2);
+    let segment = Arc::new(segment::Segment::new(1, 0, 7));
+    let segments = Arc::new(segment::Segments::default());
+    segments.insert(segment.clone());
+    let position = format::SEGMENT_HEAD_LEN as u64;
+    let start = log::Start { segment, position, salts: SaltSeed(1) };
+    let stall_max = Duration::from_secs(10);
+    let limits = log::Limits { segment_bytes: 1 << 20, gathered_bytes: 1 << 20, stall_max };
+    let clock = Arc::new(RealClock::new());
+    let log = Arc::new(log::Log::new(Arc::new(held), clock, DIR.into(), limits, segments, start));
+    let run = tokio::spawn({
+        let log = log.clone();
+        async move { log.run().await }
+    });
+    let append = || {
+        let removal = |out: &mut Vec<u8>, seed| format::append_removal(out, seed, &slot("key"));
+        let (position, len, _) = log.append(PartitionId(0), Duration::ZERO, removal).unwrap();
+        position + len as u64
+    };
+    let first = append();
+    log.wait_synced(first).await.unwrap();
+    let second = append();
+    let written = || disk.log().iter().filter(|done| done.starts_with("write")).count() == 3;
+    until("the second group is written", written).await;
+    disk.disk.control().arm(crate::io::fault_disk::Fault::SyncError { path: DIR.into(), nth: 1 });
+    assert!(log.sync_names().await.is_err());
+    permits.add_permits(9);
+    run.await.unwrap();
+    assert!(matches!(log.check(), Err(StorageError::Latched(_))));
+    assert!(matches!(log.wait_synced(second).await, Err(StorageError::Latched(_))));
+    assert!(log.synced() < second);
+}
+
 #[tokio::test]
 async fn a_snapshot_counts_only_after_all_that_it_points_at_is_synced() {
     let disk = TestDisk::new();
