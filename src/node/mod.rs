@@ -493,8 +493,12 @@ impl Inner {
         lock(&self.mint)
     }
 
-    /// Goes on under another incarnation: a peer knew a write of ours that we do not.
-    pub(crate) fn renew_incarnation(&self) {
+    /// Goes on under another incarnation, which is durable on return as at a start: a peer knew a write of ours that we
+    /// do not.
+    ///
+    /// # Errors
+    /// When it cannot be made durable. Neither can a put be then.
+    pub(crate) async fn renew_incarnation(&self) -> Result<(), StorageError> {
         point!("incarnation-renewed");
         let incarnation = Incarnation(lock(&self.rng).next_u64());
         tracing::error!(
@@ -502,7 +506,11 @@ impl Inner {
             "a peer knows a later write of this node than its own disk has: state was lost or the directory \
              copied; going on as a new incarnation"
         );
+        let position = self.store.note_incarnation(incarnation).await?;
+        // Not after the sync: a double of this node may be minting under the old one. What others make under the new
+        // one meanwhile stands behind this in the log.
         self.mint().renew(incarnation);
+        self.store.wait_synced(position).await
     }
 
     pub(crate) fn layout_ref(&self) -> LayoutRef {

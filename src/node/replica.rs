@@ -96,7 +96,9 @@ impl Inner {
                     let position = self.reveals(slot, durability, position);
                     return Ok(Applied { record, done, position });
                 }
-                Err(LocalPutError::ActorAhead) => self.renew_incarnation(),
+                Err(LocalPutError::ActorAhead) => {
+                    self.renew_incarnation().await.map_err(|error| storage_refusal(&error))?;
+                }
                 Err(LocalPutError::Cap(error)) => {
                     return Err(Refusal::new(RefusalCode::TooManySiblings, error.to_string()));
                 }
@@ -146,7 +148,7 @@ impl Inner {
         };
         point!("copy-merged");
         if ahead {
-            self.renew_incarnation();
+            self.renew_incarnation().await?;
         }
         if canary!(AckBeforeSync) {
             return Ok(());

@@ -58,6 +58,8 @@ pub struct Recovery {
     pub cut: u64,
     /// Starts of the node before this one.
     pub starts: u64,
+    /// What the node went by last.
+    pub incarnation: Option<Incarnation>,
     /// Whether a snapshot was used.
     pub snapshot: bool,
     /// Why the snapshot that is there was not used.
@@ -674,6 +676,7 @@ impl Replay {
         }
         // Only now: the newest start may have been among the pending.
         self.report.starts = self.starts();
+        self.report.incarnation = self.start.map(|(body, ..)| body.incarnation);
         let starts = self.report.starts.saturating_add(1);
         let body = StartBody { incarnation, starts };
         let (offset, start_seed) = (bytes.len() as u64, seed(&bytes));

@@ -8,10 +8,12 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::engine::{Counters, Inner, LOCKS, cache, lock};
+use super::format::{KIND_START, StartBody, append_record};
 use super::index::{Direction, index_key, split_key};
 use super::log::{Limits, Log};
 use super::partition::Shape;
@@ -280,6 +282,24 @@ impl Store {
         }
         let end = inner.set_state(&mut locked, partition, state)?;
         Ok((value, LogPosition(end)))
+    }
+
+    /// Writes down that the node goes by another incarnation from now on: what [`Store::open`] did for the one before.
+    ///
+    /// # Errors
+    /// When the store is latched, full or stalled; nothing was changed.
+    pub async fn note_incarnation(&self, incarnation: Incarnation) -> Result<LogPosition, StorageError> {
+        let inner = &self.inner;
+        inner.log.admit().await?;
+        let mut started = lock(&inner.started);
+        let body = StartBody { incarnation, starts: started.0.starts };
+        let (position, len, segment) = inner.log.append(PartitionId(0), Duration::ZERO, |out, seed| {
+            append_record(out, seed, KIND_START, &body)
+        })?;
+        let (_, old, old_len) = std::mem::replace(&mut *started, (body, position, len));
+        segment.add_live(len as u64);
+        inner.segments.release(old, old_len);
+        Ok(LogPosition(position + len as u64))
     }
 
     /// Shows the Merkle tree of a partition's data. The position is that of the log at that moment: a hash is sent

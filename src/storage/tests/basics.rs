@@ -4,6 +4,19 @@ use super::*;
 use crate::io::{MemoryDisk, RealDisk};
 
 #[tokio::test]
+async fn another_incarnation_is_known_to_the_next_start_once_it_is_durable() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    let position = store.note_incarnation(Incarnation(2)).await.unwrap();
+    let before = disk.after(Loss::All);
+    store.wait_synced(position).await.unwrap();
+    for (disk, incarnation) in [(before, 1), (disk.after(Loss::All), 2)] {
+        let (_store, recovery) = open(&disk).await;
+        assert_eq!((recovery.incarnation, recovery.starts), (Some(Incarnation(incarnation)), 1));
+    }
+}
+
+#[tokio::test]
 async fn entries_are_there_after_reopening_and_the_newest_wins() {
     let disk = TestDisk::new();
     let (store, first) = open(&disk).await;
