@@ -19,6 +19,10 @@ use rand::{Rng, RngExt, SeedableRng};
 
 mod ours;
 
+/// The one of the program `ringdove`, for all engines.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const VALUE_LEN: usize = 580;
 const GROUPS: [usize; 3] = [64, 256, 1024];
 const TURNS: usize = 3;

@@ -32,6 +32,11 @@ mod measure;
 
 use measure::{RECORD, appends, chill, cpu, percentile, resident, row};
 
+/// The program's.
+#[cfg(not(madsim))]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const VALUE: usize = 580;
 const USER_BYTES: u64 = 32 + VALUE as u64;
 
