@@ -274,7 +274,14 @@ pub(super) async fn write_frames(
     let waiting = to_write.waiting.clone();
     let overflowed = waiting.overflowed.wait_for(|overflowed| overflowed.then_some(()));
     tokio::pin!(overflowed);
-    while let Some(first) = to_write.queue.recv().await {
+    loop {
+        // What overflowed was never queued and is counted for ever: once it has, nobody may wait for more.
+        let first = select! {
+            biased;
+            () = &mut overflowed => return Err(io::ErrorKind::OutOfMemory.into()),
+            first = to_write.queue.recv() => first,
+        };
+        let Some(first) = first else { break };
         // Who queued it woke this task, which would run before others that have a frame ready too: each frame would go
         // out in a call to the system of its own, most of what a small request costs. So they go first.
         tokio::task::yield_now().await;
@@ -291,8 +298,8 @@ pub(super) async fn write_frames(
         };
         select! {
             biased;
-            written = written => written?,
             () = &mut overflowed => return Err(io::ErrorKind::OutOfMemory.into()),
+            written = written => written?,
             () = clock.sleep_until(clock.mono() + stall_after) => return Err(io::ErrorKind::TimedOut.into()),
         }
         waiting.bytes.modify(|waiting| {
@@ -377,6 +384,27 @@ mod tests {
         assert!(poll().is_pending());
         assert_eq!(*written.0.lock().unwrap(), [b"one two three".to_vec()]);
         assert_eq!(outgoing.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn too_much_at_once_ends_a_connection_that_would_have_taken_the_rest() {
+        let clock = RealClock::new();
+        let (outgoing, to_write) = queue(8, 10);
+        outgoing.send(vec![Bytes::from_static(b"8 bytes.")]).await.unwrap();
+        assert!(outgoing.send(vec![Bytes::from_static(b"8 bytes.")]).await.is_err());
+        let writing = write_frames(Box::new(Written::default()), to_write, &clock, Duration::from_secs(20));
+        assert_eq!(writing.await.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+
+        // Also while it waits for something to write.
+        let (outgoing, to_write) = queue(8, 10);
+        let writing = write_frames(Box::new(Written::default()), to_write, &clock, Duration::from_secs(20));
+        let sending = async {
+            for _ in 0..2 {
+                let _ = outgoing.send(vec![Bytes::from_static(b"8 bytes.")]).await;
+            }
+        };
+        let (written, ()) = tokio::join!(writing, sending);
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
     }
 
     /// Counts the reads that its stream is asked for.
