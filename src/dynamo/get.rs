@@ -17,6 +17,11 @@
 //! - The answer is the merge of all copies that came in before it. Later copies only feed the repair.
 //! - A replica that cannot read its record says `Corrupt`. That is not "not found": it does not count, and it
 //!   is repaired like a stale one.
+//! - *Digests*: where the node that reads is a primary and has its own copy at hand, it is the first answer, and
+//!   the others are asked with its version hash. Who holds the very same record says `Same` and sends nothing;
+//!   any other state is a whole record, so merge, count and repair are those of a read of whole records (a test
+//!   holds the two against each other). `Same` can only mean the copy that the machine started with: a copy that
+//!   changes later is another event of another read.
 //!
 //! Late replies, replies from nodes never asked, doubled replies and stale timers are ordinary events. Absent:
 //! clocks (timers are actions with a moment), retries to the same node, and any judgement of expiry.
@@ -39,6 +44,19 @@ pub struct GetRequest {
     pub hedge_after: Duration,
     /// When the caller gets whatever there is.
     pub deadline: Mono,
+}
+
+/// The reading node's own copy, read before anybody was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnCopy {
+    /// The node: a primary, or it is asked like any other.
+    pub node: NodeId,
+    /// What it holds; the empty record when it has none.
+    pub record: Record,
+    /// `Record::version_hash` of it. None when there is none: then all are asked for whole records.
+    pub version_hash: Option<u64>,
+    /// Whether the node has not refilled since it lost its data.
+    pub refilling: bool,
 }
 
 /// Why a replica gave no copy.
@@ -68,6 +86,13 @@ pub enum GetEvent {
         /// Whether it has not refilled since it lost its data.
         refilling: bool,
     },
+    /// A replica holds the record whose version hash it was asked with.
+    Same {
+        /// Who says so.
+        from: NodeId,
+        /// Whether it has not refilled since it lost its data.
+        refilling: bool,
+    },
     /// A replica gave no copy, for good.
     Failed {
         /// Who failed.
@@ -85,7 +110,12 @@ pub enum GetEvent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GetAction {
     /// Ask this node for its copy.
-    Ask(NodeId),
+    Ask {
+        /// Whom.
+        node: NodeId,
+        /// It need not send a record of this version hash.
+        unless: Option<u64>,
+    },
     /// Deliver `HedgeTimer` at this moment.
     StartHedgeTimer(Mono),
     /// Deliver `Deadline` at this moment.
@@ -142,6 +172,8 @@ pub struct ReplicaReport {
 enum Replica {
     Waiting,
     Copy(Record),
+    /// Holds what the own copy holds.
+    Same,
     Failed(ReplicaFailure),
 }
 
@@ -154,6 +186,8 @@ pub struct GetMachine {
     /// The first `asked` of `candidates` were asked; their answers.
     replicas: Vec<Replica>,
     order: Vec<usize>,
+    /// Where the own copy stands in `replicas`, and the version hash that the others are asked with.
+    own: Option<(usize, Option<u64>)>,
     tally: Tally,
     merged: Record,
     answered: bool,
@@ -162,11 +196,13 @@ pub struct GetMachine {
 
 impl GetMachine {
     /// Starts a read of one key of `list`'s partition. `down` are the nodes believed unreachable: a sloppy read
-    /// goes past them, and both kinds ask them only where the others are too few.
+    /// goes past them, and both kinds ask them only where the others are too few. `own` is the copy of the node that
+    /// reads, where it is at hand: its answer.
     pub fn new(
         request: GetRequest,
         list: &PreferenceList,
         down: &[NodeId],
+        own: Option<OwnCopy>,
         now: Mono,
     ) -> (GetMachine, Vec<GetAction>) {
         let wanted = list.candidates.iter().filter(|candidate| candidate.role == Role::Primary).count();
@@ -187,6 +223,7 @@ impl GetMachine {
             candidates,
             replicas: Vec::new(),
             order: Vec::new(),
+            own: None,
             tally,
             merged: Record::new(),
             answered: false,
@@ -195,13 +232,22 @@ impl GetMachine {
         let mut actions = vec![GetAction::StartDeadline(deadline)];
         // A strict read must ask all primaries, down or not: only they count, and the view may be wrong.
         let first = if machine.request.strict { wanted } else { wanted.min(healthy.max(machine.request.r)) };
+        let at_hand = own.and_then(|own| {
+            let asked = machine.candidates.iter().take(first);
+            let at = asked.clone().position(|candidate| *candidate == (own.node, Role::Primary))?;
+            Some((at, own))
+        });
+        machine.own = at_hand.as_ref().map(|(at, own)| (*at, own.version_hash));
         for _ in 0..first {
             machine.ask_next(&mut actions);
         }
-        if machine.replicas.len() < machine.candidates.len() {
-            actions.push(GetAction::StartHedgeTimer(hedge_at));
+        if let Some((at, own)) = at_hand {
+            machine.enter(at, own.refilling, Some(own.record));
         }
         machine.conclude(false, &mut actions);
+        if !machine.answered && machine.replicas.len() < machine.candidates.len() {
+            actions.push(GetAction::StartHedgeTimer(hedge_at));
+        }
         (machine, actions)
     }
 
@@ -214,16 +260,17 @@ impl GetMachine {
         match event {
             GetEvent::Reply { from, record, refilling } => {
                 let Some(at) = self.waiting(from) else { return actions };
-                if self.request.strict {
-                    if !refilling {
-                        self.tally.count_primary(from);
-                    }
+                self.enter(at, refilling, Some(record));
+            }
+            GetEvent::Same { from, refilling } => {
+                let Some(at) = self.waiting(from) else { return actions };
+                if matches!(self.own, Some((_, Some(_)))) {
+                    self.enter(at, refilling, None);
                 } else {
-                    self.tally.count_anywhere(from);
+                    // It was not asked so: what it holds is not known.
+                    self.replicas[at] = Replica::Failed(ReplicaFailure::Unavailable);
+                    self.ask_next(&mut actions);
                 }
-                self.merged.merge(&record);
-                self.replicas[at] = Replica::Copy(record);
-                self.order.push(at);
             }
             GetEvent::Failed { from, why } => {
                 let Some(at) = self.waiting(from) else { return actions };
@@ -251,10 +298,35 @@ impl GetMachine {
         (self.replicas[at] == Replica::Waiting).then_some(at)
     }
 
+    /// Takes a copy, or that it is the same as the own one.
+    fn enter(&mut self, at: usize, refilling: bool, copy: Option<Record>) {
+        let from = self.candidates[at].0;
+        if !self.request.strict {
+            self.tally.count_anywhere(from);
+        } else if !refilling {
+            self.tally.count_primary(from);
+        }
+        self.replicas[at] = match copy {
+            Some(record) => {
+                self.merged.merge(&record);
+                Replica::Copy(record)
+            }
+            None => Replica::Same,
+        };
+        self.order.push(at);
+    }
+
     fn ask_next(&mut self, actions: &mut Vec<GetAction>) {
-        if let Some((node, _)) = self.candidates.get(self.replicas.len()) {
+        let at = self.replicas.len();
+        if let Some((node, _)) = self.candidates.get(at) {
             self.replicas.push(Replica::Waiting);
-            actions.push(GetAction::Ask(*node));
+            match self.own {
+                Some((own, _)) if own == at => {}
+                own => {
+                    let unless = own.and_then(|(_, version_hash)| version_hash);
+                    actions.push(GetAction::Ask { node: *node, unless });
+                }
+            }
         }
     }
 
@@ -288,9 +360,13 @@ impl GetMachine {
         if self.merged.is_empty() {
             return;
         }
+        let is_behind =
+            |replica: &Replica| matches!(replica, Replica::Copy(record) if *record != self.merged);
+        let own_is_behind = self.own.is_some_and(|(at, _)| is_behind(&self.replicas[at]));
         for ((node, role), replica) in self.candidates.iter().zip(&self.replicas) {
             let behind = match replica {
-                Replica::Copy(record) => *record != self.merged,
+                Replica::Copy(_) => is_behind(replica),
+                Replica::Same => own_is_behind,
                 Replica::Failed(why) => *why == ReplicaFailure::Corrupt,
                 Replica::Waiting => false,
             };

@@ -3,6 +3,8 @@
 //! Not applied is answered only while no dot was made, here or where the put was passed on to: every check stands
 //! before the machine starts, and time that is up before that is a refusal too.
 
+use std::future::{poll_fn, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -10,11 +12,12 @@ use tracing::Instrument;
 
 use super::drivers::{GetDriver, PutDriver};
 use super::metrics::{Judged, Operation, Outcome};
-use super::replica::{Over, failure_of, storage_refusal};
+use super::replica::{Fetched, Over, failure_of, storage_refusal};
 use super::reply::{Written, failures, replicas_of, unknown};
 use super::{Inner, Node, Request};
 use crate::dynamo::condition::{Expected, judge};
-use crate::dynamo::get::{GetDone, GetMachine, GetRequest, ReplicaFailure, ReplicaReport};
+use crate::dynamo::get::{GetDone, GetMachine, GetRequest, OwnCopy, ReplicaFailure, ReplicaReport};
+use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::put::{PutMachine, PutNotStarted, PutOutcome, PutRequest};
 use crate::dynamo::version::record::META_BYTES_MAX;
 use crate::dynamo::version::{Content, Record, VersionVector, Write};
@@ -24,7 +27,7 @@ use crate::net::message::{
     Condition, Context, Durability, Expiry, Fetch, FetchReply, Get, GetReply, INTERVAL_MS_MAX, Put, PutReply,
     Quorum, Refusal, RefusalCode, Store, StoreReply,
 };
-use crate::storage::{StorageError, Table};
+use crate::storage::Table;
 use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId, WriteId};
 
 impl Node {
@@ -229,10 +232,18 @@ impl Node {
             hedge_after: if buggify!("hedge-early") { Duration::ZERO } else { inner.config.hedge_after },
             deadline: request.deadline,
         };
-        let (machine, actions) = GetMachine::new(machine_request, &list, &inner.peers.down(), started);
+        let down = inner.peers.down();
+        let (own, fetching) = self.look_at_own(&list, namespace, key).await;
+        let (machine, actions) = GetMachine::new(machine_request, &list, &down, own, started);
         let (answer, answered) = oneshot::channel();
-        let driver =
-            GetDriver { node: inner.clone(), namespace, key: key.clone(), request, answer: Some(answer) };
+        let driver = GetDriver {
+            node: inner.clone(),
+            namespace,
+            key: key.clone(),
+            request,
+            own: fetching,
+            answer: Some(answer),
+        };
         tokio::spawn(driver.drive(machine, actions).in_current_span());
         let answered = answered.await.map_err(|_| {
             Refusal::new(RefusalCode::Unavailable, "the read was given up inside the node; try again")
@@ -253,6 +264,27 @@ impl Node {
                 );
                 Err(Refusal::new(RefusalCode::TooFewReplicas, message))
             }
+        }
+    }
+
+    /// This node's own copy, if it is a primary of the key and has it at hand. Nobody waits for the disk here: what is not
+    /// there at once is one replica's answer among others.
+    async fn look_at_own(
+        &self,
+        list: &PreferenceList,
+        namespace: Namespace,
+        key: &Key,
+    ) -> (Option<OwnCopy>, Option<BoxFuture<'static, Fetched>>) {
+        if !list.is_primary(self.inner.id) {
+            return (None, None);
+        }
+        let (inner, key) = (self.inner.clone(), key.clone());
+        let mut fetching: BoxFuture<'static, Fetched> =
+            Box::pin(async move { inner.fetch_at_hand(namespace, &key).await });
+        match poll_fn(|context| Poll::Ready(fetching.as_mut().poll(context))).await {
+            Poll::Ready(Ok(own)) => (Some(own), None),
+            Poll::Ready(failed) => (None, Some(Box::pin(ready(failed)))),
+            Poll::Pending => (None, Some(fetching)),
         }
     }
 
@@ -388,25 +420,15 @@ fn failure(error: &CallError) -> ReplicaFailure {
 }
 
 impl Inner {
-    /// Asks a node, which may be this one, for its copy.
+    /// Asks another node for its copy; none in the answer when it is the one of version hash `unless`.
     pub(super) async fn fetch(
         &self,
         node: NodeId,
-        namespace: Namespace,
-        key: &Key,
+        fetch: &Fetch,
         request: Request,
-    ) -> Result<(Record, bool), ReplicaFailure> {
-        if node == self.id {
-            return match self.fetch_own(namespace, key).await {
-                Ok(record) => Ok((record, false)),
-                Err(StorageError::Corrupt(_)) => Err(ReplicaFailure::Corrupt),
-                Err(_) => Err(ReplicaFailure::Unavailable),
-            };
-        }
-        let fetch = Fetch { namespace, key: key.clone() };
-        let answer = self.call(node, &fetch, request).await;
-        let reply: FetchReply = answer.map_err(|error| failure(&error))?;
-        Ok((reply.record, reply.refilling))
+    ) -> Result<FetchReply, ReplicaFailure> {
+        let answer = self.call(node, fetch, request).await;
+        answer.map_err(|error| failure(&error))
     }
 
     /// Has a node, which may be this one, keep a record; as durable on return as is asked for.

@@ -12,13 +12,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::replica::{Applied, Over};
+use super::replica::{Applied, Fetched, Over};
 use super::{Inner, Request};
-use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall};
+use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall, OwnCopy};
 use crate::dynamo::put::{PutAction, PutEvent, PutMachine, PutOutcome};
 use crate::dynamo::version::{PutDone, Record, Write};
 use crate::io::BoxFuture;
-use crate::net::message::{Durability, Refusal};
+use crate::net::message::{Durability, Fetch, FetchReply, Refusal};
 use crate::storage::Table;
 use crate::types::{Key, Namespace, NodeId};
 
@@ -27,6 +27,8 @@ pub(super) struct GetDriver {
     pub(super) namespace: Namespace,
     pub(super) key: Key,
     pub(super) request: Request,
+    /// This node's own copy, on its way.
+    pub(super) own: Option<BoxFuture<'static, Fetched>>,
     pub(super) answer: Option<oneshot::Sender<Result<GetDone, GetShortfall>>>,
 }
 
@@ -36,7 +38,7 @@ impl GetDriver {
         loop {
             for action in actions {
                 match action {
-                    GetAction::Ask(node) => pending.push(self.ask(node)),
+                    GetAction::Ask { node, unless } => pending.push(self.ask(node, unless)),
                     GetAction::StartHedgeTimer(at) => {
                         let timer = self.node.at(at);
                         pending.push(Box::pin(async move {
@@ -66,12 +68,30 @@ impl GetDriver {
         }
     }
 
-    fn ask(&self, node: NodeId) -> BoxFuture<'static, GetEvent> {
+    fn ask(&mut self, node: NodeId, unless: Option<u64>) -> BoxFuture<'static, GetEvent> {
         let (inner, namespace, key, request) =
             (self.node.clone(), self.namespace, self.key.clone(), self.request);
+        if node == inner.id {
+            let own = self.own.take();
+            return Box::pin(async move {
+                let fetched = match own {
+                    Some(own) => own.await,
+                    None => inner.fetch_at_hand(namespace, &key).await,
+                };
+                match fetched {
+                    Ok(OwnCopy { record, refilling, .. }) => {
+                        GetEvent::Reply { from: node, record, refilling }
+                    }
+                    Err(why) => GetEvent::Failed { from: node, why },
+                }
+            });
+        }
         Box::pin(async move {
-            match inner.fetch(node, namespace, &key, request).await {
-                Ok((record, refilling)) => GetEvent::Reply { from: node, record, refilling },
+            match inner.fetch(node, &Fetch { namespace, key, unless }, request).await {
+                Ok(FetchReply { record: Some(record), refilling }) => {
+                    GetEvent::Reply { from: node, record, refilling }
+                }
+                Ok(FetchReply { record: None, refilling }) => GetEvent::Same { from: node, refilling },
                 Err(why) => GetEvent::Failed { from: node, why },
             }
         })

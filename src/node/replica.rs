@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::metrics::Door;
 use super::{Inner, Node};
-use crate::dynamo::get::ReplicaFailure;
+use crate::dynamo::get::{OwnCopy, ReplicaFailure};
 use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
@@ -28,6 +28,9 @@ pub(crate) enum Over {
     Seen(VersionVector),
     Current,
 }
+
+/// This node's answer to a read of its own.
+pub(super) type Fetched = Result<OwnCopy, ReplicaFailure>;
 
 /// The dot is made: the record as it stands, not durable yet.
 pub(crate) struct Applied {
@@ -51,6 +54,33 @@ impl Inner {
     pub(crate) async fn fetch_own(&self, namespace: Namespace, key: &Key) -> Result<Record, StorageError> {
         let slot = self.slot(self.table(namespace, key), namespace, key);
         Ok(self.store.read(&slot).await?.map(|entry| entry.copy.record).unwrap_or_default())
+    }
+
+    /// The same as the answer of a read at this node.
+    pub(super) async fn fetch_at_hand(&self, namespace: Namespace, key: &Key) -> Fetched {
+        let slot = self.slot(self.table(namespace, key), namespace, key);
+        let found = self
+            .store
+            .read_with_hash(&slot)
+            .await
+            .map_err(|error| failure_of(storage_refusal(&error).code))?;
+        let (record, version_hash) = match found {
+            Some((entry, version_hash)) => (entry.copy.record, Some(version_hash)),
+            None => (Record::new(), None),
+        };
+        Ok(OwnCopy { node: self.id, record, version_hash, refilling: false })
+    }
+
+    /// What a peer that holds a copy of version hash `unless` is answered.
+    async fn answer_fetch(&self, fetch: &Fetch) -> Result<FetchReply, StorageError> {
+        if let Some(version_hash) = fetch.unless {
+            let slot = self.slot(self.table(fetch.namespace, &fetch.key), fetch.namespace, &fetch.key);
+            if self.store.holds(&slot, version_hash).await? {
+                return Ok(FetchReply { record: None, refilling: false });
+            }
+        }
+        let record = self.fetch_own(fetch.namespace, &fetch.key).await?;
+        Ok(FetchReply { record: Some(record), refilling: false })
     }
 
     /// Makes one dot on this node's copy. When it returns, the append is under way.
@@ -229,10 +259,8 @@ impl PeerService {
         };
         match frame.head.kind {
             Fetch::KIND => {
-                let Fetch { namespace, key } = read(frame)?;
-                let record = node.fetch_own(namespace, &key).await;
-                let record = record.map_err(|error| storage_refusal(&error))?;
-                Ok(answer(frame, &FetchReply { record, refilling: false }))
+                let reply = node.answer_fetch(&read(frame)?).await;
+                Ok(answer(frame, &reply.map_err(|error| storage_refusal(&error))?))
             }
             Store::KIND => {
                 let store: Store = read(frame)?;

@@ -141,6 +141,8 @@ pub(super) fn decode(slot: &Slot, place: Place, segment: &Segment, bytes: &Bytes
 /// What stands in a slot.
 pub(super) struct Loaded {
     pub(super) entry: Option<Arc<Entry>>,
+    /// `Record::version_hash` of the entry's record, 0 of none.
+    pub(super) version_hash: u64,
     /// A reader must wait for this position.
     pub(super) wait: u64,
     pub(super) state: PartitionState,
@@ -163,10 +165,10 @@ impl Inner {
                 (partition.index(slot.table).get(id), partition.state, partition.removed_until)
             };
             let Some(place) = place else {
-                return Ok(Loaded { entry: None, wait: removed, state });
+                return Ok(Loaded { entry: None, version_hash: 0, wait: removed, state });
             };
             let wait = if place.awaits_sync() { place.end() } else { 0 };
-            let loaded = |entry| Loaded { entry: Some(entry), wait, state };
+            let loaded = |entry| Loaded { entry: Some(entry), version_hash: place.hash, wait, state };
             if let Some(entry) = self.cache.get(&place.position)
                 && !buggify!("cache-missed")
             {
@@ -190,6 +192,18 @@ impl Inner {
                 return Err(StorageError::Corrupt(format!("position {}: {damage}", place.position)));
             }
         }
+    }
+
+    /// What the index says of a slot: the version hash, and the position that a reader must wait for. None when there is
+    /// no entry, or when it cannot be ruled out that the entry is known to be damaged.
+    pub(super) fn look_up(&self, slot: &Slot) -> Option<(u64, u64)> {
+        let id = index_key(slot.namespace, &slot.key);
+        let place = self.of(slot).index(slot.table).get(&id)?;
+        let damaged = lock(&self.damaged);
+        let suspected = damaged
+            .get(&slot.partition)
+            .is_some_and(|places| places.len() >= DAMAGED_MAX || places.contains(&place.position));
+        (!suspected).then(|| (place.hash, if place.awaits_sync() { place.end() } else { 0 }))
     }
 
     fn unsynced(&self, place: Place) -> Option<Bytes> {

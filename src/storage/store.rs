@@ -213,6 +213,33 @@ impl Store {
         Ok((loaded.entry.map(Arc::unwrap_or_clone), loaded.state))
     }
 
+    /// As [`Store::read`], the record's `version_hash` with it.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_with_hash(&self, slot: &Slot) -> Result<Option<(Entry, u64)>, StorageError> {
+        let inner = &self.inner;
+        let loaded = inner.load(slot, true).await?;
+        if loaded.wait > inner.log.synced() {
+            inner.log.wait_synced(loaded.wait).await?;
+        }
+        Ok(loaded.entry.map(|entry| (Arc::unwrap_or_clone(entry), loaded.version_hash)))
+    }
+
+    /// Whether a slot holds the record of this version hash, by the index alone: nothing is read. Waits as a read of it
+    /// would. `false` also when the record is known to be damaged; damage that no read has met yet is not seen.
+    ///
+    /// # Errors
+    /// `Latched` or `DiskFull` when it depends on a write that failed.
+    pub async fn holds(&self, slot: &Slot, version_hash: u64) -> Result<bool, StorageError> {
+        match self.inner.look_up(slot) {
+            Some((hash, wait)) if hash == version_hash => {
+                self.inner.log.wait_synced(wait).await.map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Reads, changes and writes one entry, alone under its key's lock. `change` gets the entry, an empty one
     /// when there is none. The position is durable once [`Store::wait_synced`] says so; when `change` kept the
     /// entry it is the position of what stands there.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringdove::dynamo::version::Meta;
+use ringdove::dynamo::version::{ActorMint, Caps, Content, LocalCopy, Meta, Overwrite, Record, Write};
 use ringdove::net::message::{
-    Condition, Context, Durability, Expiry, Get, HiddenWhy, Put, PutOutcome, PutReply, Quorum, Refusal,
-    RefusalCode, Resolve,
+    Condition, Context, Durability, Expiry, Fetch, FetchReply, Get, HiddenWhy, Put, PutOutcome, PutReply,
+    Quorum, Refusal, RefusalCode, Resolve, Store, StoreReply,
 };
 use ringdove::node::metrics::{Door, Operation, Outcome};
-use ringdove::types::{Key, TraceId, WriteId};
+use ringdove::types::{Incarnation, Key, TraceId, Wall, WriteId};
 
 use crate::support::{Cluster, key, write_id};
 
@@ -189,4 +189,63 @@ async fn one_write_id_that_came_twice_is_one_value() {
     applied(&cluster, 0, put.clone()).await;
     applied(&cluster, 1, put).await;
     assert_eq!(values(&cluster, 2, get_of(key("dove"))).await, ["grey"]);
+}
+
+#[tokio::test]
+async fn a_replica_that_holds_the_same_sends_nothing_and_any_other_state_is_sent_whole() {
+    let cluster = Cluster::start(3).await;
+    let all = Quorum { w: Some(3), ..Quorum::default() };
+    let put = |value| Put { context: Context::Current, quorum: all, ..put_of("dove", value) };
+    applied(&cluster, 0, put("grey")).await;
+    let link = cluster.peer_link(0).await;
+    let fetch = async |name: &str, unless: Option<u64>| -> Option<Record> {
+        let fetch = Fetch { namespace: Default::default(), key: key(name), unless };
+        let (clock, head) = (cluster.clock.as_ref(), cluster.peer_head());
+        let reply: FetchReply = link.call(clock, &fetch, head, cluster.deadline()).await.unwrap();
+        reply.record
+    };
+    let grey = fetch("dove", None).await.unwrap();
+    let hash = Some(grey.version_hash());
+    assert_eq!(fetch("dove", hash).await, None);
+    assert_eq!(fetch("dove", Some(1)).await, Some(grey));
+    assert_eq!(fetch("stork", hash).await, Some(Record::new()));
+    applied(&cluster, 0, put("white")).await;
+    let white = fetch("dove", hash).await.unwrap();
+    assert_eq!(fetch("dove", Some(white.version_hash())).await, None);
+}
+
+#[tokio::test]
+async fn replicas_that_agree_look_at_no_record_and_those_behind_are_repaired() {
+    let cluster = Cluster::start(3).await;
+    let all = Quorum { r: Some(3), w: Some(3), strict: true };
+    applied(&cluster, 0, Put { quorum: all, ..put_of("dove", "grey") }).await;
+    let looks = |at: usize| {
+        let stats = cluster.nodes[at].storage_stats();
+        stats.cache_hits + stats.cache_misses
+    };
+    let before = [looks(0), looks(1), looks(2)];
+    let get = Get { quorum: all, ..get_of(key("dove")) };
+    assert_eq!(values(&cluster, 0, get.clone()).await, ["grey"]);
+    assert_eq!([looks(0), looks(1), looks(2)], [before[0] + 1, before[1], before[2]]);
+
+    // Node 2 alone has a later write: the reader's own copy and the one that is the same are both behind.
+    let link = cluster.peer_link(1).await;
+    let mut later = LocalCopy::default();
+    let write =
+        Write { write_id: write_id(), content: Content::Value("white".into()), meta: None, expires_at: None };
+    let mut mint = ActorMint::new(Incarnation(77));
+    later.put(&mut mint, Overwrite::Nothing, write, Wall(1), &Caps::default()).unwrap();
+    let store = Store {
+        namespace: Default::default(),
+        key: key("dove"),
+        record: later.record,
+        guest_of: Vec::new(),
+        durability: Durability::Sync,
+    };
+    let clock = cluster.clock.as_ref();
+    let _: StoreReply = link.call(clock, &store, cluster.peer_head(), cluster.deadline()).await.unwrap();
+    let mut siblings = values(&cluster, 0, get).await;
+    siblings.sort();
+    assert_eq!(siblings, ["grey", "white"]);
+    assert_eq!(cluster.nodes[0].metrics().read_repairs.get(), 2);
 }

@@ -156,8 +156,8 @@ messages! {
     2 0x8107 ScanReply;
     2 0x0108 Status;
     2 0x8108 StatusReply;
-    1 0x0201 Fetch;
-    1 0x8201 FetchReply;
+    1 0x0201 Fetch was v1::Fetch;
+    1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;
     1 0x8202 StoreReply;
     2 0x0203 ScanKeys;

@@ -19,13 +19,16 @@ pub struct Fetch {
     pub namespace: Namespace,
     /// The key.
     pub key: Key,
+    /// A copy of this `Record::version_hash` need not be sent: the asker holds the same. Since version 2; under
+    /// version 1 every copy is sent.
+    pub unless: Option<u64>,
 }
 
 /// A replica's copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchReply {
-    /// Empty when it has none.
-    pub record: Record,
+    /// The empty record when it has none; none when it is the one that need not be sent.
+    pub record: Option<Record>,
     /// Whether it has lost data and not refilled since.
     pub refilling: bool,
 }

@@ -1,7 +1,8 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::types::{Key, Wall, WriteId};
+use crate::dynamo::version::Record;
+use crate::types::{Key, Namespace, Wall, WriteId};
 
 #[test]
 fn no_kind_has_two_meanings_and_answers_mirror_requests() {
@@ -71,6 +72,18 @@ fn what_version_1_cannot_say_is_not_sent() {
     assert!(lww.to_frame(head(1)).is_err());
     assert!(MultiGet::default().to_frame(head(1)).is_err());
     assert!(Scan::all().to_frame(head(1)).is_err());
+}
+
+#[test]
+fn a_copy_that_need_not_be_sent_is_sent_under_version_1() {
+    let fetch = Fetch { namespace: Namespace(0), key: put().key, unless: Some(7) };
+    assert_eq!(there_and_back(&fetch, 1), Fetch { unless: None, ..fetch.clone() });
+    assert_eq!(there_and_back(&fetch, 2), fetch);
+    let whole = FetchReply { record: Some(Record::new()), refilling: true };
+    assert_eq!((there_and_back(&whole, 1), there_and_back(&whole, 2)), (whole.clone(), whole));
+    let none = FetchReply { record: None, refilling: false };
+    assert!(none.to_frame(head(1)).is_err());
+    assert_eq!(there_and_back(&none, 2), none);
 }
 
 #[test]

@@ -284,3 +284,43 @@ impl From<Store> for super::Store {
         }
     }
 }
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Fetch {
+    namespace: Namespace,
+    key: Key,
+}
+
+impl TryFrom<&super::Fetch> for Fetch {
+    type Error = CodecError;
+    fn try_from(now: &super::Fetch) -> Result<Fetch, CodecError> {
+        // A copy that need not be sent may be.
+        Ok(Fetch { namespace: now.namespace, key: now.key.clone() })
+    }
+}
+
+impl From<Fetch> for super::Fetch {
+    fn from(old: Fetch) -> super::Fetch {
+        super::Fetch { namespace: old.namespace, key: old.key, unless: None }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct FetchReply {
+    record: Record,
+    refilling: bool,
+}
+
+impl TryFrom<&super::FetchReply> for FetchReply {
+    type Error = CodecError;
+    fn try_from(now: &super::FetchReply) -> Result<FetchReply, CodecError> {
+        let record = now.record.clone().ok_or_else(|| unspeakable(1, "answer without the copy"))?;
+        Ok(FetchReply { record, refilling: now.refilling })
+    }
+}
+
+impl From<FetchReply> for super::FetchReply {
+    fn from(old: FetchReply) -> super::FetchReply {
+        super::FetchReply { record: Some(old.record), refilling: old.refilling }
+    }
+}

@@ -151,10 +151,20 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     checked.check("scan, version 2", &scan, head(2));
     let item = ScanItem { key: key.clone(), values: vec![version], context: Bytes::from_static(b"token") };
     let missing = vec![crate::types::PartitionId(9)];
-    let page =
-        ScanReply { items: vec![item], more: true, cursor: Some(key), missing, layout: welcome.layout };
+    let page = ScanReply {
+        items: vec![item],
+        more: true,
+        cursor: Some(key.clone()),
+        missing,
+        layout: welcome.layout,
+    };
     checked.check("scan reply, version 2", &page, answer(2));
     checked.check("status, version 2", &Status, head(2));
+    let fetch = Fetch { namespace: Default::default(), key, unless: Some(0x0123_4567_89ab_cdef) };
+    checked.check("fetch, version 1", &Fetch { unless: None, ..fetch.clone() }, head(1));
+    checked.check("fetch, version 2", &fetch, head(2));
+    let same = FetchReply { record: None, refilling: false };
+    checked.check("fetch reply, version 2", &same, answer(2));
     assert!(checked.wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{}", checked.wrong);
     assert!(checked.page.is_empty(), "vectors that nobody checks: {:?}", checked.page.keys());
 }

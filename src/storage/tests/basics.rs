@@ -191,6 +191,34 @@ async fn an_interval_write_over_a_sync_write_that_is_not_durable_does_not_reveal
 }
 
 #[tokio::test]
+async fn a_record_is_vouched_for_by_its_hash_once_it_is_durable_and_without_a_read() {
+    let (held, permits) = TestDisk::new().with_permits(1);
+    let (store, _) = open(&held).await;
+    put(&store, "key", "old").await.unwrap();
+    let old = hash_of(&store, "key");
+    assert_eq!(store.holds(&slot("key"), old ^ 1).await, Ok(false));
+    assert_eq!(store.holds(&slot("other"), old).await, Ok(false));
+    let slot_of_key = slot("key");
+    let holds = store.holds(&slot_of_key, old);
+    tokio::pin!(holds);
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut holds).await.is_err());
+    // What it vouches for is what stood there when it was asked.
+    put(&store, "key", "new").await.unwrap();
+    permits.add_permits(9);
+    assert_eq!(holds.await, Ok(true));
+    assert_eq!(store.holds(&slot("key"), old).await, Ok(false));
+    let stats = store.stats();
+    assert_eq!(store.holds(&slot("key"), hash_of(&store, "key")).await, Ok(true));
+    assert_eq!(
+        (store.stats().cache_hits, store.stats().cache_misses),
+        (stats.cache_hits, stats.cache_misses)
+    );
+    // Nobody waits for a write with an interval.
+    put_with(&store, "soon", "1", Durability::Interval(Duration::from_secs(3600))).await.unwrap();
+    assert_eq!(store.holds(&slot("soon"), hash_of(&store, "soon")).await, Ok(true));
+}
+
+#[tokio::test]
 async fn keys_are_scanned_in_order_both_ways_with_the_last_key_as_cursor() {
     let (store, _) = open(&TestDisk::new()).await;
     let partition = PartitionId(5);

@@ -136,8 +136,11 @@ async fn damage_that_comes_while_the_node_runs_is_corrupt_and_not_absent() {
         let (store, recovery) =
             if snapshot { open(&disk.after(Loss::All)).await } else { (store, Recovery::default()) };
         assert_eq!(recovery.corrupt, 0, "behind the snapshot nothing is read at start");
+        let hash = hash_of(&store, "key");
+        assert_eq!(store.holds(&slot("key"), hash).await, Ok(true), "nobody has met it yet");
         for _ in 0..2 {
             assert!(matches!(try_get(&store, "key").await, Err(StorageError::Corrupt(_))));
+            assert_eq!(store.holds(&slot("key"), hash).await, Ok(false));
         }
         let refused = put(&store, "key", "new").await;
         assert!(matches!(refused, Err(StorageError::Corrupt(_))), "it would be a put on an absent one");
@@ -154,6 +157,7 @@ async fn damage_that_comes_while_the_node_runs_is_corrupt_and_not_absent() {
         let (_, position) = store.replace_damaged(&slot("key"), write).await.unwrap();
         store.wait_synced(position).await.unwrap();
         assert_eq!(get(&store, "key").await.as_deref(), Some("repaired"));
+        assert_eq!(store.holds(&slot("key"), hash_of(&store, "key")).await, Ok(true));
     }
 }
 

@@ -120,6 +120,13 @@ fn segment_paths(disk: &TestDisk) -> Vec<PathBuf> {
     names.map(|name| Path::new(DIR).join(name)).collect()
 }
 
+/// What the index says of a key.
+fn hash_of(store: &Store, key: &str) -> u64 {
+    let slot = slot(key);
+    let from = std::ops::Bound::Included((slot.namespace, &slot.key));
+    store.scan(slot.table, slot.partition, from, Direction::Ascending, 1).keys[0].version_hash
+}
+
 /// Everything that the index of a store says, and its Merkle leaves: equal for stores of equal contents.
 fn contents(store: &Store) -> Vec<(PartitionId, Table, Key, u64)> {
     let mut all = Vec::new();

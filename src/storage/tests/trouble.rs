@@ -17,7 +17,9 @@ async fn after_a_failed_sync_nothing_is_acknowledged_any_more() {
     let writes = disk.log().len();
     assert!(matches!(put(&store, "other", "value").await, Err(StorageError::Latched(_))));
     assert!(matches!(try_get(&store, "key").await, Err(StorageError::Latched(_))));
+    assert!(matches!(store.holds(&slot("key"), hash_of(&store, "key")).await, Err(StorageError::Latched(_))));
     assert_eq!(get(&store, "old").await.as_deref(), Some("value"), "what was durable is served");
+    assert_eq!(store.holds(&slot("old"), hash_of(&store, "old")).await, Ok(true));
     assert!(matches!(store.close().await, Err(StorageError::Latched(_))));
     let after = disk.log().split_off(writes);
     assert!(!after.iter().any(|done| done.starts_with("write") || done.starts_with("sync")), "{after:?}");
