@@ -110,11 +110,12 @@ fn requests(text: &mut Text, gateway: &Gateway) {
     }
     text.gauge("ringdove_requests_in_flight", "Requests that are being carried out.", metrics.in_flight());
     let help = "Requests turned away so that others are done in time, by why: in-flight (too many at once), late (their time \
-                was up before they began), connections (too many, REST), memory (too many bytes held, REST).";
+                was up before they began), wait (they would not be done in time), connections (too many, REST), memory (too many bytes held, REST).";
     text.family("ringdove_shed_total", "counter", help);
     for (why, count) in [
         ("in-flight", &metrics.shed_in_flight),
         ("late", &metrics.shed_late),
+        ("wait", &metrics.shed_wait),
         ("connections", &gateway.counts.connections_refused),
         ("memory", &gateway.counts.memory_refused),
     ] {

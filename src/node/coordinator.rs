@@ -92,8 +92,12 @@ impl Node {
             Ok(reply) => reply.outcome(),
             Err(refusal) => Outcome::of_refusal(refusal),
         };
-        let took = inner.now().since(request.received);
-        inner.metrics.requests(operation, request.door, outcome).enter_time(took);
+        let now = inner.now();
+        if admitted.is_ok() {
+            drop(admitted);
+            inner.done(now);
+        }
+        inner.metrics.requests(operation, request.door, outcome).enter_time(now.since(request.received));
         result
     }
 

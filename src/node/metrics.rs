@@ -194,6 +194,8 @@ pub struct Metrics {
     pub shed_in_flight: Counter,
     /// Requests turned away because their time was up before they began.
     pub shed_late: Counter,
+    /// Requests turned away because so many are in flight that they would not be done in time.
+    pub shed_wait: Counter,
     /// Messages that came under another layout than this node's.
     pub wrong_layouts: Counter,
     /// Layouts taken over from other nodes.
@@ -216,6 +218,7 @@ impl Default for Metrics {
             guests_sent: Counter::default(),
             shed_in_flight: Counter::default(),
             shed_late: Counter::default(),
+            shed_wait: Counter::default(),
             wrong_layouts: Counter::default(),
             layouts_adopted: Counter::default(),
             in_flight: AtomicU64::new(0),

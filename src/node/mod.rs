@@ -46,6 +46,7 @@ use crate::types::{
 use access::AccessLog;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
+use pace::Pace;
 
 mod access;
 mod batch;
@@ -55,6 +56,7 @@ mod founding;
 pub mod layouts;
 mod listing;
 pub mod metrics;
+mod pace;
 mod replica;
 mod reply;
 mod scan;
@@ -168,6 +170,7 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) peers: Peers,
     pub(crate) metrics: Metrics,
+    pace: Mutex<Pace>,
     access: Option<AccessLog>,
     started: Mono,
     layouts: Mutex<Layouts>,
@@ -177,8 +180,9 @@ pub(crate) struct Inner {
     stop: Arc<Watched<bool>>,
 }
 
-/// When a request that was turned away may come again.
+/// When a request that was turned away may come again, at the earliest and at the latest.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 
 /// What a request brings along besides its body.
 #[derive(Debug, Clone, Copy)]
@@ -249,6 +253,7 @@ impl Node {
             store,
             peers,
             metrics: Metrics::default(),
+            pace: Mutex::default(),
             started,
             layouts: Mutex::new(Layouts::new(history)),
             adopting: AsyncMutex::new(()),
@@ -533,12 +538,29 @@ impl Inner {
     /// Takes a request in, if there is room and time for it. It is in flight until what is returned is dropped.
     fn admit(&self, request: Request) -> Result<InFlight<'_>, Refusal> {
         self.in_time(request)?;
+        let in_flight = self.metrics.in_flight();
+        let wait = lock(&self.pace).wait(in_flight);
+        if let Some(wait) = wait.filter(|wait| request.deadline < self.now() + *wait) {
+            self.metrics.shed_wait.one();
+            let message = format!(
+                "{in_flight} requests are in progress, this one would take {} ms, longer than it has; nothing was done: \
+                 try again",
+                wait.as_millis()
+            );
+            let retry_after = wait.clamp(RETRY_AFTER, RETRY_AFTER_MAX);
+            return Err(Refusal::new(RefusalCode::Overloaded, message).with_retry_after(retry_after));
+        }
         let room = if buggify!("shed") { 0 } else { self.config.in_flight_max };
         self.metrics.enter(room).ok_or_else(|| {
             self.metrics.shed_in_flight.one();
             let message = "the node has too many requests in progress; nothing was done: try again";
             Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER)
         })
+    }
+
+    /// Takes note that an operation was carried out.
+    fn done(&self, now: Mono) {
+        lock(&self.pace).done(now, self.metrics.in_flight());
     }
 
     /// Refuses a request whose asker has stopped waiting: before any dot, so it did not happen.

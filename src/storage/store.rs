@@ -219,7 +219,8 @@ impl Store {
     /// As [`Store::read`].
     pub async fn read_with_hash(&self, slot: &Slot) -> Result<Option<(Entry, u64)>, StorageError> {
         let inner = &self.inner;
-        let loaded = inner.load(slot, true).await?;
+        let id = index_key(slot.namespace, &slot.key);
+        let loaded = inner.load(slot, &id, true).await?;
         if loaded.wait > inner.log.synced() {
             inner.log.wait_synced(loaded.wait).await?;
         }

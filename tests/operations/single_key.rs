@@ -1,5 +1,6 @@
 //! Get, put, delete and their options.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -180,6 +181,34 @@ async fn a_request_without_time_or_room_is_refused_and_counted() {
     assert_eq!(refused.code, RefusalCode::Overloaded);
     assert_eq!(cluster.nodes[1].metrics().shed_late.get(), 1);
     assert!(values(&cluster, 1, Get::new(key("dove"))).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_request_that_would_wait_longer_than_it_has_is_refused_before_it_begins() {
+    let cluster = Cluster::start(3).await;
+    let node = &cluster.nodes[0];
+    let get = || node.get(Get::new(key("dove")), cluster.request(0));
+    // In progress, and nobody goes on with them.
+    let mut slow: Vec<_> = (0..64).map(|_| Box::pin(get())).collect();
+    for get in &mut slow {
+        assert!(std::future::poll_fn(|context| Poll::Ready(get.as_mut().poll(context).is_pending())).await);
+    }
+    assert_eq!(node.metrics().in_flight(), 64);
+    // Beside them at most a hundred are done a second.
+    for _ in 0..30 {
+        get().await.unwrap();
+        cluster.clock.move_mono(Duration::from_millis(10));
+    }
+    let within =
+        |ms: u64| node.request(Door::Rest, Some(Duration::from_millis(ms)), TraceId::default()).unwrap();
+    let refused = node.put(put_of("dove", "grey"), within(500)).await.unwrap_err();
+    assert_eq!(refused.code, RefusalCode::Overloaded);
+    assert!(refused.retry_after_ms.is_some_and(|ms| ms > 500));
+    assert_eq!((node.metrics().shed_wait.get(), node.metrics().in_flight()), (1, 64));
+    // Nothing was done; who has the time is served; and when there is room everybody is.
+    assert!(node.get(Get::new(key("dove")), within(60_000)).await.unwrap().values.is_empty());
+    drop(slow);
+    assert_eq!(node.put(put_of("dove", "grey"), within(500)).await.unwrap().outcome, PutOutcome::Applied);
 }
 
 #[tokio::test]

@@ -77,21 +77,31 @@ impl Listener for MemoryListener {
     }
 }
 
-/// The real clock, with its wall moved by what the test says.
+/// The real clock, moved by what the test says.
 pub(crate) struct TestClock {
     real: RealClock,
     ahead_ms: AtomicU64,
+    mono_ahead_ms: AtomicU64,
 }
 
 impl TestClock {
     pub(crate) fn move_wall(&self, by: Duration) {
         self.ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
+
+    /// Lets this time pass at once; timers that are set already ring at their old moment.
+    pub(crate) fn move_mono(&self, by: Duration) {
+        self.mono_ahead_ms.fetch_add(u64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    fn mono_ahead(&self) -> Duration {
+        Duration::from_millis(self.mono_ahead_ms.load(Ordering::SeqCst))
+    }
 }
 
 impl Clock for TestClock {
     fn mono(&self) -> Duration {
-        self.real.mono()
+        self.real.mono() + self.mono_ahead()
     }
 
     fn wall(&self) -> Duration {
@@ -99,7 +109,7 @@ impl Clock for TestClock {
     }
 
     fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
-        self.real.sleep_until(deadline)
+        self.real.sleep_until(deadline.saturating_sub(self.mono_ahead()))
     }
 }
 
@@ -139,7 +149,11 @@ impl Cluster {
         let descriptor = ClusterDescriptor::new(partitions, 3, &[7; 64]);
         let layout = Layout::first(partitions, 3, (1..=count).map(member).collect()).unwrap();
         let net = MemoryNet::default();
-        let clock = Arc::new(TestClock { real: RealClock::new(), ahead_ms: AtomicU64::new(0) });
+        let clock = Arc::new(TestClock {
+            real: RealClock::new(),
+            ahead_ms: AtomicU64::new(0),
+            mono_ahead_ms: AtomicU64::new(0),
+        });
         let (mut nodes, mut disks) = (Vec::new(), Vec::<Arc<dyn Disk>>::new());
         for id in 1..=count {
             let io = Io { net: Arc::new(net.clone()), disk: disk(id), clock: clock.clone() };
