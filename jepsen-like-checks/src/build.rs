@@ -39,6 +39,9 @@ pub struct Builder {
     clients: Vec<u32>,
 }
 
+/// Histories of fewer operations keep what they hold in vain.
+const LARGE: usize = 1 << 10;
+
 /// Clients below this are found without their name.
 const SMALL_CLIENTS: usize = 1 << 16;
 
@@ -48,18 +51,37 @@ impl Builder {
         Builder::default()
     }
 
-    /// The history of the events so far.
-    pub fn finish(mut self) -> History {
+    /// The history of the events so far. The builder has none then.
+    pub fn finish(&mut self) -> History {
+        let mut history = std::mem::take(&mut self.history);
         if !self.any_time {
-            self.history.times = Vec::new();
+            history.times.clear();
         }
-        self.history.writes.resize(self.history.ids.len(), NONE);
+        history.writes.resize(history.ids.len(), NONE);
         // A vector that grew by doubling holds up to half of it in vain.
-        self.history.ops.shrink_to_fit();
-        self.history.times.shrink_to_fit();
-        self.history.extras.shrink();
-        self.history.writes.shrink_to_fit();
-        self.history
+        if history.ops.len() >= LARGE {
+            history.ops.shrink_to_fit();
+            history.times.shrink_to_fit();
+            history.writes.shrink_to_fit();
+            history.extras.shrink();
+        }
+        for list in [&mut self.completed, &mut self.clients] {
+            list.clear();
+        }
+        self.doing.clear();
+        self.last_index = None;
+        self.any_time = false;
+        history
+    }
+
+    /// Takes the memory of a history that is no longer needed. For whoever judges many small ones.
+    ///
+    /// # Panics
+    /// If events were pushed since the last [`Builder::finish`].
+    pub fn reuse(&mut self, mut history: History) {
+        assert!(self.history.events == 0, "a history is being built");
+        history.clear();
+        self.history = history;
     }
 
     fn value(&mut self, value: &Value<'_>) -> u32 {

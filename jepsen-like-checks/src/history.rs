@@ -252,6 +252,11 @@ impl Extras {
         self.brief.shrink_to_fit();
         self.whole.shrink_to_fit();
     }
+
+    fn clear(&mut self) {
+        self.brief.clear();
+        self.whole.clear();
+    }
 }
 
 /// An event that belongs to no operation of a client.
@@ -380,6 +385,12 @@ impl Names {
         &self.text[range(&self.ends, number)]
     }
 
+    fn clear(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+        self.table.clear();
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.ends.len()
@@ -443,6 +454,12 @@ impl<T: Copy + Eq + std::hash::Hash> Sequences<T> {
     /// The sequence of a number; that of [`NONE`] is empty.
     pub fn get(&self, number: u32) -> &[T] {
         if number == NONE { &[] } else { part(&self.items, &self.ends, number) }
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.ends.clear();
+        self.table.clear();
     }
 
     /// How many there are.
@@ -540,6 +557,46 @@ impl Indexes {
 }
 
 impl History {
+    /// Forgets everything and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        // Each field by its name: a new one cannot be forgotten here.
+        let History {
+            ops,
+            marks,
+            events,
+            processes,
+            keys,
+            values,
+            ids,
+            actors,
+            nodes,
+            other,
+            lists,
+            contexts,
+            dots,
+            layouts,
+            extras,
+            writes,
+            times,
+            indexes,
+        } = self;
+        for names in [processes, keys, values, ids, actors, nodes, other] {
+            names.clear();
+        }
+        for pairs in [contexts, dots] {
+            pairs.clear();
+        }
+        ops.clear();
+        marks.clear();
+        lists.clear();
+        layouts.clear();
+        extras.clear();
+        writes.clear();
+        times.clear();
+        *events = 0;
+        *indexes = Indexes::default();
+    }
+
     /// The index that the input has for a position.
     pub fn index(&self, position: u32) -> u64 {
         self.indexes.of(position)

@@ -5,7 +5,8 @@
 //! machine tries in a night, the whole is taken with fewer operations and beside it slices, each with some of the
 //! features and the full number of operations. [`scopes`] tells which; the test prints how many each has.
 //!
-//! `RINGDOVE_CHECKS=nightly` takes one operation more and a million random histories for each check.
+//! `RINGDOVE_CHECKS=nightly` takes one operation more and a million random histories for each check;
+//! `RINGDOVE_CHECK=regular,set` proves these checks alone.
 
 mod common;
 
@@ -14,10 +15,10 @@ use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::Small;
-use common::cases::{Case, Scope, cases, causal_levels, expected, scopes, word};
+use common::cases::{Case, Scope, Word, cases, causal_levels, expected, scopes, word};
 use common::make::{Choose, Every, Random, make, mutate, valid};
 use common::reference;
+use common::{Small, recycle};
 use jepsen_like_checks::history::History;
 use jepsen_like_checks::{Options, Verdict};
 
@@ -26,11 +27,12 @@ fn options() -> Options {
 }
 
 /// Compares check and reference on one history.
-fn agree(case: &Case, small: &Small) -> Result<String, String> {
+fn agree(case: &Case, small: &Small) -> Result<Word, String> {
     let history = small.history();
     let found = word(&(case.check)(&history, &options()));
     let expected = expected(case, &history, &options());
     if found == expected {
+        recycle(history);
         Ok(found)
     } else {
         let verdict = (case.check)(&history, &options());
@@ -43,13 +45,24 @@ fn nightly() -> bool {
     std::env::var("RINGDOVE_CHECKS").is_ok_and(|setting| setting == "nightly")
 }
 
-fn count(counts: &mut Counts, word: String) {
+/// The checks to prove: those that `RINGDOVE_CHECK` names, or all.
+#[allow(clippy::disallowed_methods)] // a test's setting
+fn asked() -> Vec<Case> {
+    let mut cases = cases();
+    if let Ok(names) = std::env::var("RINGDOVE_CHECK") {
+        cases.retain(|case| names.split(',').any(|name| name == case.name));
+        assert!(!cases.is_empty(), "no check is called {names}");
+    }
+    cases
+}
+
+fn count(counts: &mut Counts, word: Word) {
     let measured = word.starts_with(|first: char| first.is_ascii_digit());
-    let word = if measured { "measured".to_owned() } else { word };
+    let word = if measured { Word::Borrowed("measured") } else { word };
     *counts.entry(word).or_default() += 1;
 }
 
-type Counts = BTreeMap<String, u64>;
+type Counts = BTreeMap<Word, u64>;
 
 /// Does every piece of work once, on two threads if there are two processors.
 fn share<W: Sync>(work: &[W], run: impl Fn(&W) -> Counts + Sync) -> Vec<Counts> {
@@ -98,7 +111,7 @@ fn every_check_agrees_with_its_reference_on_all_small_histories() {
         part: Every,
     }
     const PARTS: usize = 4;
-    let cases = cases();
+    let cases = asked();
     let mut lines: Vec<(&str, Scope, usize)> = Vec::new();
     let mut work: Vec<Piece> = Vec::new();
     for (at, case) in cases.iter().enumerate() {
@@ -138,7 +151,7 @@ fn every_check_agrees_with_its_reference_on_all_small_histories() {
     }
     println!("{total} histories");
     for case in &cases {
-        let mut words: Vec<&String> = Vec::new();
+        let mut words: Vec<&Word> = Vec::new();
         for (_, counts) in lines.iter().zip(&found).filter(|(line, _)| line.0 == case.name) {
             words.extend(counts.keys());
         }
@@ -180,7 +193,7 @@ fn random_history(case: &Case, random: &mut Random, seed: u64) -> Small {
 #[test]
 fn every_check_agrees_with_its_reference_on_random_histories() {
     const PIECE: u64 = 1_000;
-    let cases = cases();
+    let cases = asked();
     // The causal levels have the slowest reference: the others make up for them.
     let share_of = |case: &Case| match (nightly(), case.name) {
         (true, _) => 1_000_000,

@@ -1,5 +1,7 @@
 //! The checks with their references, and which histories they are compared on.
 
+use std::borrow::Cow;
+
 use jepsen_like_checks::history::History;
 use jepsen_like_checks::linearizability::{self, Model};
 use jepsen_like_checks::{
@@ -62,14 +64,16 @@ fn missed(history: &History, options: &Options) -> Verdict {
 }
 
 /// What the verdict is compared by.
-pub fn word(verdict: &Verdict) -> String {
+pub fn word(verdict: &Verdict) -> Word {
     match verdict {
-        Verdict::Unknown { reason } if reason != Verdict::NOTHING_JUDGED => reason.clone(),
-        verdict => verdict.word().to_owned(),
+        Verdict::Unknown { reason } if reason != Verdict::NOTHING_JUDGED => Word::Owned(reason.clone()),
+        verdict => Word::Borrowed(verdict.word()),
     }
 }
 
-pub fn expected(case: &Case, history: &History, options: &Options) -> String {
+pub type Word = Cow<'static, str>;
+
+pub fn expected(case: &Case, history: &History, options: &Options) -> Word {
     match case.name {
         "causal" => {
             // A read of a value that nobody wrote leaves it to nobody; without reads nothing is judged.
@@ -86,17 +90,18 @@ pub fn expected(case: &Case, history: &History, options: &Options) -> String {
                     }
                 })
                 .join(" ")
+                .into()
         }
         "staleness" => {
             let (missed, monotonic) = reference::staleness(history, options);
-            format!("{missed} {monotonic:?}")
+            format!("{missed} {monotonic:?}").into()
         }
         _ => match (case.reference)(history, options) {
             None => "unknown",
             Some(true) => "valid",
             Some(false) => "invalid",
         }
-        .to_owned(),
+        .into(),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod make;
 pub mod reference;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 use jepsen_like_checks::build::Builder;
 use jepsen_like_checks::event::{After, Dot, Event, Kind, Payload, Process, Sibling};
@@ -97,6 +98,15 @@ impl Spec {
 pub struct Small {
     pub ops: Vec<Spec>,
     pub order: Vec<usize>,
+}
+
+thread_local! {
+    static BUILDER: RefCell<Builder> = RefCell::default();
+}
+
+/// Gives the memory of a history to the next one.
+pub fn recycle(history: History) {
+    BUILDER.with_borrow_mut(|builder| builder.reuse(history));
 }
 
 fn id(op: usize) -> Cow<'static, str> {
@@ -213,11 +223,12 @@ impl Small {
     }
 
     pub fn history(&self) -> History {
-        let mut builder = Builder::new();
-        self.events(|event| {
-            builder.push(event).unwrap_or_else(|error| panic!("{error}: {self:?}"));
-        });
-        builder.finish()
+        BUILDER.with_borrow_mut(|builder| {
+            self.events(|event| {
+                builder.push(event).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+            });
+            builder.finish()
+        })
     }
 
     /// As lines of text, for messages.
