@@ -310,21 +310,21 @@ pub fn scopes(name: &str) -> Vec<Scope> {
             let whole = Profile { claims: true, thin: true, mortal: true, current: true, ..three };
             vec![
                 scope("all", whole, 2, 3),
-                scope("puts, gets, unknown ids", Profile { thin: true, ..plain }, 4, 4),
-                scope("puts, gets, claims", Profile { ends: OK, ..claims }, 4, 4),
+                scope("puts, gets, unknown ids", Profile { thin: true, ..plain }, 4, 5),
+                scope("puts, gets, claims", Profile { ends: OK, ..claims }, 4, 5),
                 scope(
                     "puts, gets, claims given twice",
                     Profile { dots: true, contexts: false, covers: &[None], ..claims },
                     4,
                     5,
                 ),
-                scope("current puts, claims", Profile { current: true, covers: SEES_ALL, ..claims }, 4, 4),
-                scope("expiry, claims", Profile { mortal: true, covers: SEES_ALL, ..claims }, 4, 4),
+                scope("current puts, claims", Profile { current: true, covers: SEES_ALL, ..claims }, 4, 5),
+                scope("expiry, claims", Profile { mortal: true, covers: SEES_ALL, ..claims }, 4, 5),
                 scope(
                     "deletions, claims",
                     Profile { claims: true, ends: OK, covers: SEES_ALL, ..three },
                     4,
-                    4,
+                    5,
                 ),
             ]
         }
@@ -349,9 +349,9 @@ pub fn scopes(name: &str) -> Vec<Scope> {
                     4,
                     5,
                 ),
-                scope("current puts", Profile { current: true, ..puts }, 4, 4),
-                scope("deletions", Profile { fs: &["put", "delete", "final"], ..plain }, 4, 4),
-                scope("expiry", Profile { mortal: true, ..puts }, 4, 4),
+                scope("current puts", Profile { current: true, ..puts }, 4, 5),
+                scope("deletions", Profile { fs: &["put", "delete", "final"], ..plain }, 4, 5),
+                scope("expiry", Profile { mortal: true, ..puts }, 4, 5),
             ]
         }
         "durability-truth" => vec![scope("puts", Profile { fs: &["put", "final"], ..plain }, 4, 5)],
@@ -369,7 +369,7 @@ pub fn scopes(name: &str) -> Vec<Scope> {
                 covers: &[None, Some([1, 0]), Some([1, 1])],
                 ..plain
             };
-            vec![scope("states and claims", finals, 4, 4)]
+            vec![scope("states and claims", finals, 4, 5)]
         }
         "resurrection" => {
             let whole = Profile {
@@ -388,9 +388,9 @@ pub fn scopes(name: &str) -> Vec<Scope> {
                     "final states, losses",
                     Profile { fs: &["put", "delete", "final", "lost"], ends: OK, ..finals },
                     4,
-                    4,
+                    5,
                 ),
-                scope("quorums", Profile { quorums: true, ends: OK, ..three }, 4, 4),
+                scope("quorums", Profile { quorums: true, ends: OK, ..three }, 4, 5),
                 scope(
                     "claims",
                     Profile {
@@ -400,7 +400,7 @@ pub fn scopes(name: &str) -> Vec<Scope> {
                         ..three
                     },
                     4,
-                    4,
+                    5,
                 ),
                 scope(
                     "expiry",
@@ -412,17 +412,17 @@ pub fn scopes(name: &str) -> Vec<Scope> {
             ]
         }
         "resurrection-truth" => {
-            vec![scope("final states", Profile { fs: &["put", "delete", "final"], ..plain }, 4, 4)]
+            vec![scope("final states", Profile { fs: &["put", "delete", "final"], ..plain }, 4, 5)]
         }
         "regular" => {
             let whole =
                 Profile { fs: &["put", "delete", "get", "lost"], mortal: true, current: true, ..quorums };
             vec![
-                scope("all", whole, 3, 3),
-                scope("losses", Profile { fs: &["put", "get", "lost"], ..quorums }, 4, 4),
-                scope("current puts", Profile { current: true, ..quorums }, 4, 4),
-                scope("deletions", Profile { fs: &["put", "delete", "get"], ends: OK, ..quorums }, 4, 4),
-                scope("expiry", Profile { mortal: true, ..quorums }, 4, 4),
+                scope("all", whole, 3, 4),
+                scope("losses", Profile { fs: &["put", "get", "lost"], ..quorums }, 4, 5),
+                scope("current puts", Profile { current: true, ..quorums }, 4, 5),
+                scope("deletions", Profile { fs: &["put", "delete", "get"], ends: OK, ..quorums }, 4, 5),
+                scope("expiry", Profile { mortal: true, ..quorums }, 4, 5),
             ]
         }
         "regular-truth" | "read-your-writes" => vec![scope("puts, gets, quorums", quorums, 4, 5)],
@@ -436,7 +436,7 @@ pub fn scopes(name: &str) -> Vec<Scope> {
         ],
         "set" | "set-full" => {
             let set = Profile { fs: &["add", "read"], values: 4, ..register };
-            vec![scope("all", Profile { ends: ENDS, ..set }, 4, 4), scope("two processes", set, 4, 5)]
+            vec![scope("all", Profile { ends: ENDS, ..set }, 4, 5), scope("two processes", set, 4, 5)]
         }
         "counter" => {
             vec![scope("all", Profile { fs: &["add", "read"], values: 3, dead: true, ..register }, 4, 5)]

@@ -100,6 +100,9 @@ pub struct Profile {
     pub dead: bool,
     /// How many values a register, set or counter has.
     pub values: i64,
+    /// Of histories that differ only in the order of two invocations, or of two completions, with nothing in between,
+    /// one stands for both: neither order makes anything happen before anything else.
+    pub sorted: bool,
 }
 
 pub const PLAIN: Profile = Profile {
@@ -117,6 +120,7 @@ pub const PLAIN: Profile = Profile {
     copies: false,
     dead: false,
     values: 0,
+    sorted: false,
 };
 
 fn is_sibling_f(profile: &Profile, f: &str) -> bool {
@@ -130,6 +134,10 @@ pub fn make(profile: &Profile, count: usize, clients: usize, rich: bool, choose:
     let mut slots: Vec<(i64, Option<usize>)> = Vec::new();
     let mut processes = 0;
     let mut moves: Vec<Option<usize>> = Vec::with_capacity(8);
+    // Whether the last event was a completion, and by which client.
+    let mut before: Option<(bool, usize)> = None;
+    let is_busy =
+        |slots: &[(i64, Option<usize>)], at: usize| slots.get(at).is_some_and(|slot| slot.1.is_some());
     small.ops.reserve(count);
     small.order.reserve(2 * count);
     loop {
@@ -147,8 +155,17 @@ pub fn make(profile: &Profile, count: usize, clients: usize, rich: bool, choose:
         if started == count {
             moves.push(None);
         }
+        if profile.sorted
+            && let Some((was, by)) = before
+            && (was || !profile.fs.contains(&"lost"))
+        {
+            // The same kind of event by a client of a lower number would have come first. A loss begins like an
+            // operation, but what began before it is hit.
+            moves.retain(|slot| slot.is_none_or(|at| at >= by || is_busy(&slots, at) != was));
+        }
         let taken = if moves.len() == 1 { 0 } else { choose.choose(moves.len()) };
         let Some(slot) = moves[taken] else { return small };
+        before = Some((is_busy(&slots, slot), slot));
         if slot == slots.len() {
             slots.push((processes, None));
             processes += 1;
