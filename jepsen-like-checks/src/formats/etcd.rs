@@ -4,14 +4,15 @@
 //! INFO  jepsen.util - 4  :invoke  :cas  [2 4]
 //! ```
 //!
-//! Process, type, operation and value stand between tabs, or spaces: in some logs something has expanded them. Lines that are not the test's own (another logger) are
-//! skipped. The value of a read is what it returned; `:timed-out` in its place is an error's name, not a value,
-//! so it becomes the extra key `error`.
+//! Process, type, operation and value stand between tabs, or spaces: in some logs something has expanded them. Lines
+//! that are not the test's own (another logger) are skipped. The value of a read is what it returned; `:timed-out` in
+//! its place is an error's name, not a value, so it becomes the extra key `error`. The nemesis (`:nemesis`) does
+//! whatever it does; clients read, write and cas.
 
 use std::borrow::Cow;
 use std::io::BufRead;
 
-use crate::event::{Event, EventError, InputError, InputErrorKind, Kind, Payload};
+use crate::event::{Event, EventError, InputError, InputErrorKind, Kind, Payload, Process};
 use crate::formats::lines::Lines;
 use crate::formats::{Place, Source, edn};
 use crate::value::Value;
@@ -58,7 +59,12 @@ impl<R: BufRead> Source for Reader<R> {
         let [(process_at, process), (kind_at, kind), (f_at, f), (value_at, value)] =
             [field(false), field(false), field(false), field(true)];
         let syntax = |at: usize, what: &str| lines.error(at + 1, InputErrorKind::Syntax(what.to_owned()));
-        let process: i64 = process.parse().map_err(|_| syntax(process_at, "expected a process number"))?;
+        let process = match process.strip_prefix(':').filter(|name| !name.is_empty()) {
+            Some(name) => Process::Named(Cow::Borrowed(name)),
+            None => Process::Client(
+                process.parse().map_err(|_| syntax(process_at, "expected a process's number or keyword"))?,
+            ),
+        };
         let kind = kind
             .strip_prefix(':')
             .and_then(Kind::of)
@@ -68,10 +74,12 @@ impl<R: BufRead> Source for Reader<R> {
             .filter(|f| !f.is_empty())
             .ok_or_else(|| syntax(f_at, "expected a keyword"))?;
         let value = edn::one(value).map_err(|(column, kind)| lines.error(value_at + column, kind))?;
-        let mut event = Event::new(kind, process, f);
+        let client = matches!(process, Process::Client(_));
+        let mut event = Event::new(kind, 0, f);
+        event.process = process;
         match value {
             Value::Keyword(error) => event.extra.push((Cow::Borrowed("error"), Value::Keyword(error))),
-            _ if !matches!(f, "read" | "write" | "cas") => {
+            _ if client && !matches!(f, "read" | "write" | "cas") => {
                 let expected = EventError::Field { field: "f", expected: "read, write or cas" };
                 return Err(lines.error(f_at + 1, expected.into()));
             }
