@@ -36,7 +36,9 @@ fn frontier_check(history: &History, options: &Options) -> Verdict {
 }
 
 fn set_full_check(history: &History, options: &Options) -> Verdict {
-    set_full::check(history, options).verdict
+    let report = set_full::check(history, options);
+    assert_eq!(report.stale, reference::stale(history), "stale elements");
+    report.verdict
 }
 
 fn by_model(history: &History, model: Model, options: &Options) -> Verdict {

@@ -581,6 +581,29 @@ pub fn set_full(history: &History, _: &Options) -> Answer {
     per_key(history, |key| set_full_of(history, key))
 }
 
+/// Elements that some read lacked that could tell, and that are in the last one.
+pub fn stale(history: &History) -> u64 {
+    let mut stale = 0;
+    for key in 0..u32::try_from(history.keys.len()).unwrap() {
+        let reads = set_reads(history, key);
+        let ops: Vec<&Op> = history.ops.iter().filter(|op| op.key == key).collect();
+        let adds = ops.iter().filter(|op| op.f == F::Add && !failed(op)).map(|op| op.value);
+        let seen = reads.iter().flat_map(|read| elements(history, read));
+        for element in adds.chain(seen).collect::<BTreeSet<u32>>() {
+            let has = |op: &Op| elements(history, op).contains(&element);
+            let tells = |op: &&&Op| match op.f {
+                F::Add => op.value == element && op.outcome == Outcome::Ok,
+                _ => reads.iter().any(|read| read.invoke == op.invoke) && has(op),
+            };
+            let Some(known) = ops.iter().filter(tells).map(|op| op.complete).min() else { continue };
+            let later: Vec<&&Op> = reads.iter().filter(|read| read.invoke > known).collect();
+            let last = later.iter().max_by_key(|read| read.invoke);
+            stale += u64::from(last.is_some_and(|last| has(last)) && later.iter().any(|read| !has(read)));
+        }
+    }
+    stale
+}
+
 fn set_full_of(history: &History, key: u32) -> Answer {
     let mut all = All::default();
     let reads = set_reads(history, key);
@@ -722,6 +745,13 @@ pub fn causal(history: &History) -> [bool; 3] {
     let mut program = 0;
     for (a, b) in (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| po(*a, *b)) {
         program |= 1 << (a * ORDER_MAX + b);
+    }
+    // Values are written once: what was read has its writer before it in every order that explains the read.
+    let reads = (0..n).filter(|at| ops[*at].f == F::Get && !nil(history, ops[*at]));
+    for read in reads.filter(|_| rule("causal: reads (CC)")) {
+        let wrote = |op: &&Op| op.f != F::Get && (op.key, op.value) == (ops[read].key, ops[read].value);
+        let Some(writer) = ops.iter().position(wrote) else { return [false; 3] };
+        program |= 1 << (writer * ORDER_MAX + read);
     }
     for relation in partial_orders(n).iter().filter(|relation| *relation & program == program) {
         let before = |a: usize, b: usize| relation >> (a * ORDER_MAX + b) & 1 == 1;
