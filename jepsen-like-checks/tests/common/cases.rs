@@ -410,7 +410,7 @@ pub fn scopes(name: &str) -> Vec<Scope> {
                     4,
                     5,
                 ),
-                scope("tombstones", Profile { dead: true, ends: OK, ..finals }, 3, 4),
+                scope("tombstones", Profile { dead: true, ends: OK, ..finals }, 4, 4),
             ]
         }
         "resurrection-truth" => {

@@ -282,7 +282,9 @@ fn invoke(
         op.copies = Some(u8::try_from(1 + pick(2)).unwrap());
     }
     if op.f == "final" && profile.dead {
-        op.node = Some(u8::try_from(pick(if rich { 3 } else { 2 })).unwrap());
+        // Up to renaming: one of those before, or the next.
+        let used = small.ops.iter().filter_map(|op| op.node).max().map_or(0, |node| usize::from(node) + 1);
+        op.node = Some(u8::try_from(pick(if rich { 3 } else { 3.min(used + 1) })).unwrap());
     }
     let _ = count;
     op
