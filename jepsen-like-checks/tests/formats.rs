@@ -1,6 +1,6 @@
 //! The rules of the formats, each by the smallest history that shows it.
 
-use jepsen_like_checks::event::{Payload, Process};
+use jepsen_like_checks::event::{Event, Payload, Process};
 use jepsen_like_checks::formats::{self, Source, edn, etcd, json};
 use jepsen_like_checks::history::{History, NONE, Outcome};
 use jepsen_like_checks::value::Value;
@@ -111,4 +111,27 @@ INFO  jepsen.util - :nemesis\t:info\t:start\tnil
     assert_eq!((history.marks.len(), &*history.marks[0].f), (1, "start"));
     let mut reader = etcd::Reader::new(log.as_bytes());
     assert_eq!(reader.next().unwrap().unwrap().1.process, Process::Client(3));
+}
+
+#[test]
+fn what_a_line_of_the_etcd_log_cannot_say_is_not_written() {
+    let line = "INFO  jepsen.util - 3\t:ok\t:read\t[1 {:a \"b\"}]\n";
+    let mut reader = etcd::Reader::new(line.as_bytes());
+    let (_, event) = reader.next().unwrap().unwrap();
+    let written = |event: &Event<'_>| {
+        let mut out = Vec::new();
+        etcd::write(&mut out, event).map(|()| String::from_utf8(out).unwrap())
+    };
+    assert_eq!(written(&event).unwrap(), line);
+    let put = |change: &dyn Fn(&mut Event<'_>)| {
+        let mut changed = event.clone();
+        change(&mut changed);
+        written(&changed)
+    };
+    assert_eq!(put(&|event| event.index = Some(7)).unwrap(), line, "the order says it");
+    assert!(put(&|event| event.key = Some(Value::Int(1))).is_err());
+    assert!(put(&|event| event.value = None).is_err());
+    assert!(put(&|event| event.value = Some(Payload::Value(Value::Keyword("timed-out".into())))).is_err());
+    assert!(put(&|event| event.f = "append".into()).is_err());
+    assert!(put(&|event| event.process = Process::Named("a b".into())).is_err());
 }

@@ -78,14 +78,24 @@ fn recorded_histories_get_the_verdicts_that_are_listed() {
 fn recorded_histories_are_the_same_after_a_trip_through_each_format() {
     let Some(folder) = folder() else { return };
     for (file, model, _) in listed(&folder) {
-        let (mut as_edn, mut as_json) = (Vec::new(), Vec::new());
+        let (mut as_edn, mut as_json, mut as_log) = (Vec::new(), Vec::new(), Vec::new());
         let mut reader = source(&folder.join(&file));
         let mut events = Vec::new();
         while let Some((_, event)) = reader.next().unwrap() {
             edn::write(&mut as_edn, &event).unwrap();
             json::write(&mut as_json, &event).unwrap();
+            if file.ends_with(".log") {
+                etcd::write(&mut as_log, &event).unwrap();
+            }
             events.push(format!("{event:?}"));
         }
+        let mut log = etcd::Reader::new(&as_log[..]);
+        let mut at = 0;
+        while let Some((_, event)) = log.next().unwrap() {
+            assert_eq!(format!("{event:?}"), events[at], "{file}, event {at}");
+            at += 1;
+        }
+        assert!(at == events.len() || !file.ends_with(".log"), "{file}");
         let mut again = edn::Reader::new(&as_edn[..]);
         let mut at = 0;
         while let Some((_, event)) = again.next().unwrap() {

@@ -10,7 +10,7 @@
 //! whatever it does; clients read, write and cas.
 
 use std::borrow::Cow;
-use std::io::BufRead;
+use std::io::{self, BufRead, Write};
 
 use crate::event::{Event, EventError, InputError, InputErrorKind, Kind, Payload, Process};
 use crate::formats::lines::Lines;
@@ -86,5 +86,30 @@ impl<R: BufRead> Source for Reader<R> {
             value => event.value = Some(Payload::Value(value)),
         }
         Ok(Some((Place { line: lines.number, column: 1 }, event)))
+    }
+}
+
+/// Writes one event as a line. The format has no place for an index or a time: they are left out.
+///
+/// # Errors
+/// Those of `out`; and `InvalidInput` for an event that a line cannot say (one with a key, an id, siblings, …).
+/// Nothing of it is written then.
+pub fn write(out: &mut impl Write, event: &Event<'_>) -> io::Result<()> {
+    let process = match &event.process {
+        Process::Client(client) => client.to_string(),
+        Process::Named(name) => format!(":{name}"),
+    };
+    let mut value = String::new();
+    match (&event.value, event.extra.first()) {
+        (Some(Payload::Value(said)), _) => said.write_edn(&mut value),
+        (None, Some((name, error @ Value::Keyword(_)))) if name == "error" => error.write_edn(&mut value),
+        _ => {}
+    }
+    let line = format!("INFO  {MARK}{process}\t:{}\t:{}\t{value}\n", event.kind.name(), event.f);
+    // Whatever a line cannot say is not there when it is read again.
+    let said = Event { index: None, time: None, ..event.clone() };
+    match Reader::new(line.as_bytes()).next() {
+        Ok(Some((_, read))) if read == said => out.write_all(line.as_bytes()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "an event that a line of this log cannot say")),
     }
 }

@@ -55,7 +55,7 @@ pub fn read(source: &mut impl Source) -> Result<History, InputError> {
     Ok(builder.finish())
 }
 
-/// What a fuzz target does with a reader: reads events until the end or an error, and writes each in both formats.
+/// What a fuzz target does with a reader: reads events until the end or an error, and writes each in every format.
 /// Returns how many there were; never more than `bytes`, since each takes one at least.
 pub fn survives(mut source: impl Source, bytes: usize) -> usize {
     let (mut written, mut events) = (Vec::new(), 0);
@@ -63,6 +63,8 @@ pub fn survives(mut source: impl Source, bytes: usize) -> usize {
         written.clear();
         json::write(&mut written, &event).expect("memory takes everything");
         edn::write(&mut written, &event).expect("memory takes everything");
+        // It may well be one that such a line cannot say.
+        let _ = etcd::write(&mut written, &event);
         events += 1;
         assert!(events <= bytes, "a reader that gives events out of nothing never ends");
     }
