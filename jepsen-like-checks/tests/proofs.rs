@@ -218,15 +218,9 @@ fn random_history(case: &Case, random: &mut Random, seed: u64) -> Small {
 fn every_check_agrees_with_its_reference_on_random_histories() {
     const PIECE: u64 = 1_000;
     let cases = asked();
-    // The causal levels have the slowest reference: the others make up for them.
-    let share_of = |case: &Case| match (nightly(), case.name) {
-        (true, _) => 1_000_000,
-        (false, "causal") => 20 * PIECE,
-        (false, _) => 1_040_000 / cases.len() as u64 / PIECE * PIECE + PIECE,
-    };
-    let work: Vec<(usize, u64)> = (0..cases.len())
-        .flat_map(|at| (0..share_of(&cases[at]) / PIECE).map(move |piece| (at, piece * PIECE)))
-        .collect();
+    let each = if nightly() { 1_000_000 } else { 1_040_000 / cases.len() as u64 / PIECE * PIECE + PIECE };
+    let work: Vec<(usize, u64)> =
+        (0..cases.len()).flat_map(|at| (0..each / PIECE).map(move |piece| (at, piece * PIECE))).collect();
     let done = share(&work, |(at, start)| {
         let mut counts = Counts::new();
         for seed in *start..start + PIECE {
