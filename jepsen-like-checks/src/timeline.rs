@@ -7,7 +7,7 @@
 //! are shown until asked for more. Time runs in events, not seconds: real time is order.
 //!
 //! **Lanes.** Each process has one. Clients that crash are replaced, so a long history has more processes than it ever
-//! had clients at once; past [`LANES_MAX`] a process that begins takes the lane of one whose last operation has no
+//! had clients at once; past `LANES_MAX` a process that begins takes the lane of one whose last operation has no
 //! known outcome and whose client is therefore gone. That operation's bar ends there; a line below goes on, since the
 //! operation itself may still take effect.
 

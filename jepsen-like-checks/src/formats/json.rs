@@ -1,6 +1,6 @@
 //! JSON lines: one event is one object on a line of its own. Empty lines are skipped.
 //!
-//! Lines of the usual form are read in one pass ([`plain`]). All others, and all that are wrong, are read by serde:
+//! Lines of the usual form are read in one pass (`plain`). All others, and all that are wrong, are read by serde:
 //! names, siblings, covers without a value in between, and text without an escape is not copied; the rest goes
 //! through [`Value`]. Numbers must fit 64 bits; NaN is no JSON.
 
