@@ -2,7 +2,7 @@
 //!
 //! 1M records of 32-byte keys and 580-byte values are loaded once into each engine. A *group of G* is one task that
 //! submits G read-modify-writes on random keys, waits until all are durable, and repeats. The engines take turns
-//! (A B C D, A B C D); beside them stands the floor: the same bytes appended to a file and one fdatasync a group.
+//! (A B C D, A B C D), each when the background work of the others is done; beside them stands the floor: the same bytes appended to a file and one fdatasync a group.
 //!
 //! ```sh
 //! cargo run --release --manifest-path bench-compare/Cargo.toml -- [records] [seconds a turn] [directory] [engines]
@@ -186,6 +186,18 @@ fn written() -> u64 {
     line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
+/// Waits until what engines do in the background is done, or goes on for too long: it would be counted as the CPU time
+/// of the engine whose turn comes.
+fn settle() {
+    for _ in 0..40 {
+        let before = cpu();
+        std::thread::sleep(Duration::from_millis(250));
+        if cpu() - before <= Duration::from_millis(10) {
+            return;
+        }
+    }
+}
+
 #[derive(Default)]
 struct Sum {
     operations: usize,
@@ -233,6 +245,7 @@ fn main() -> Result<()> {
         let mut sums: Vec<Sum> = engines.iter().map(|_| Sum::default()).collect();
         for _ in 0..TURNS {
             for (engine, sum) in engines.iter_mut().zip(&mut sums) {
+                settle();
                 let (start, cpu_before, written_before) = (Instant::now(), cpu(), written());
                 while start.elapsed().as_secs_f64() < seconds {
                     let keys: Vec<Key> = (0..group).map(|_| key(chance.random_range(0..records))).collect();
