@@ -97,10 +97,10 @@ async fn rewrite(store: &Store, slot: &Slot, value: &Bytes) -> LogPosition {
     position
 }
 
-/// One task, `operations` in groups.
-async fn groups(store: &Store, keys: u64, group: u64, operations: u64) {
+/// One task, `operations` in groups; which keys hangs on the seed.
+async fn groups(store: &Store, keys: u64, group: u64, operations: u64, seed: u64) {
     let value = Bytes::from(vec![42; VALUE]);
-    let mut chance = ChaCha8Rng::seed_from_u64(group);
+    let mut chance = ChaCha8Rng::seed_from_u64(seed);
     for _ in 0..operations / group {
         let mut last = LogPosition::default();
         for _ in 0..group {
@@ -162,7 +162,7 @@ fn alone() -> StoreConfig {
 async fn rewrites(dir: &Path, store: &Store, what: &str, keys: u64, group: u64, operations: u64) {
     let (raw, raw_cpu) = appends(dir, usize::try_from(group).expect("small"), 2.0);
     let (cpu_before, began, before) = (cpu(), Instant::now(), store.stats());
-    groups(store, keys, group, operations).await;
+    groups(store, keys, group, operations, group).await;
     let rate = operations as f64 / began.elapsed().as_secs_f64();
     let (spent, after) = (cpu() - cpu_before, store.stats());
     let a_byte = |bytes: u64| bytes as f64 / (operations * USER_BYTES) as f64;
@@ -271,8 +271,9 @@ fn writer(dir: &Path, keys: u64, of_ten: u64) {
         let (config, before) = (config(), store.stats());
         let due = config.snapshot_bytes_min.max(config.snapshot_factor * before.snapshot_bytes);
         let mut told = false;
-        loop {
-            groups(&store, keys, 1024, 1024).await;
+        // Always other keys: segments of records that were all written again go at once.
+        for seed in of_ten << 32.. {
+            groups(&store, keys, 1024, 1024, seed).await;
             if !told && store.stats().written_bytes - before.written_bytes > due / 10 * of_ten {
                 told = true;
                 row("far enough", "");
