@@ -42,7 +42,7 @@
 //! Lock order: key, then partition, then log, then segments. Only the first is held while waiting.
 //!
 //! Deliberately absent: the network, wall clocks, expiry (reaping decides by votes), transactions over several keys,
-//! values in the index, encryption. Every key is in memory: some 75 bytes for a key of 32.
+//! values in the index, encryption. Every key is in memory: some 76 bytes for a key of 32.
 
 use std::io;
 use std::path::Path;
