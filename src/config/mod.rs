@@ -236,6 +236,12 @@ impl Effective {
             (node.hedge_after < node.timeout, "hedge_after", "below", "timeout"),
             (node.value_len_max < node.caps.record_bytes_max, "value_len_max", "below", "record_bytes_max"),
             (
+                node.limits.idle_after.is_none_or(|idle| node.limits.stall_after <= idle),
+                "connection_stall_max",
+                "at most",
+                "connection_idle_max",
+            ),
+            (
                 node.caps.record_bytes_max + ROOM <= node.limits.frame_len_max,
                 "record_bytes_max",
                 "at least 1MiB below",

@@ -73,6 +73,17 @@ impl FrameReader {
         FrameReader { reader, buffer: vec![0; READ_ROOM_FIRST], from: 0, to: 0 }
     }
 
+    /// Waits without end until some of the next frame has come, or the connection has ended. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn begun(&mut self) -> io::Result<()> {
+        if self.from == self.to {
+            self.fill().await?;
+        }
+        Ok(())
+    }
+
     /// Reads the next frame; `None` when the other side has ended the connection between two frames. Waits for its
     /// first byte without end. Not cancel-safe: a dropped read may leave the stream inside a frame.
     ///
@@ -197,10 +208,13 @@ const WRITE_ROOM: usize = 64 * 1024;
 /// The way to a connection's writing task. Clones share it.
 #[derive(Clone)]
 pub(super) struct Outgoing {
-    queue: mpsc::Sender<Bytes>,
+    queue: mpsc::Sender<Queued>,
     waiting: Arc<Waiting>,
     bytes_max: usize,
 }
+
+/// A frame, and the room that its message takes, in the message's last one.
+type Queued = (Bytes, Option<Reserved>);
 
 /// What waits to be written.
 #[derive(Default)]
@@ -212,7 +226,7 @@ struct Waiting {
 
 /// The writing task's end.
 pub(super) struct ToWrite {
-    queue: mpsc::Receiver<Bytes>,
+    queue: mpsc::Receiver<Queued>,
     waiting: Arc<Waiting>,
 }
 
@@ -232,6 +246,15 @@ impl Outgoing {
     /// Queues the frames of one message, in order; waits while the queue is full. Cancelled between two frames it leaves
     /// the message cut off.
     pub(super) async fn send(&self, frames: Vec<Bytes>) -> Result<(), Closed> {
+        self.send_with(frames, None).await
+    }
+
+    /// The same; `room` is given back when all of it is written, or never will be.
+    pub(super) async fn send_with(
+        &self,
+        mut frames: Vec<Bytes>,
+        room: Option<Reserved>,
+    ) -> Result<(), Closed> {
         let bytes: usize = frames.iter().map(Bytes::len).sum();
         let mut fits = true;
         self.waiting.bytes.modify(|waiting| {
@@ -241,13 +264,19 @@ impl Outgoing {
             false
         });
         if !fits {
-            self.waiting.overflowed.set(true);
+            self.overflow();
             return Err(Closed);
         }
+        let Some(last) = frames.pop() else { return Ok(()) };
         for frame in frames {
-            self.queue.send(frame).await.map_err(|_| Closed)?;
+            self.queue.send((frame, None)).await.map_err(|_| Closed)?;
         }
-        Ok(())
+        self.queue.send((last, room)).await.map_err(|_| Closed)
+    }
+
+    /// Ends the connection: there is no room for a message that must not be left out.
+    pub(super) fn overflow(&self) {
+        self.waiting.overflowed.set(true);
     }
 
     /// Bytes that wait to be written.
@@ -281,14 +310,17 @@ pub(super) async fn write_frames(
             () = &mut overflowed => return Err(io::ErrorKind::OutOfMemory.into()),
             first = to_write.queue.recv() => first,
         };
-        let Some(first) = first else { break };
+        let Some((first, room)) = first else { break };
         // Who queued it woke this task, which would run before others that have a frame ready too: each frame would go
         // out in a call to the system of its own, most of what a small request costs. So they go first.
         tokio::task::yield_now().await;
-        let mut frames = BytesMut::from(first);
+        let (mut frames, mut rooms) = (BytesMut::from(first), Vec::from_iter(room));
         while frames.len() < WRITE_ROOM {
             match to_write.queue.try_recv() {
-                Ok(frame) => frames.extend_from_slice(&frame),
+                Ok((frame, room)) => {
+                    frames.extend_from_slice(&frame);
+                    rooms.extend(room);
+                }
                 Err(_) => break,
             }
         }

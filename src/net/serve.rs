@@ -1,13 +1,16 @@
 //! The answering side: accepts connections, shakes hands, runs the handler for each request.
 //!
 //! Everything is bounded: connections, requests in flight on each, frames before and after the handshake, the
-//! queue of answers. A client that sends without reading fills its own queue and is then not read from; one
-//! that takes nothing for the stall limit is dropped. Garbage costs its sender the connection and nothing else.
+//! queue of answers of each and of all together. A client that sends without reading fills its own queue and is
+//! then not read from; one that takes nothing for the stall limit, or asks for nothing for the idle limit, is
+//! dropped. Garbage costs its sender the connection and nothing else.
 
-use std::sync::Arc;
+use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -17,7 +20,8 @@ use super::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
 use super::frame::{FrameReader, Incoming, Outgoing, ReadLimits, queue, write_frames};
 use super::link::HANDSHAKE_LEN_MAX;
 use super::message::{
-    HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, RefusalCode, Spoken, Welcome, is_spoken, kind_name,
+    HANDSHAKE_VERSION, Hello, MAGIC, Message, Refusal, RefusalCode, Spoken, Welcome, is_read, is_spoken,
+    kind_name,
 };
 use super::parts::{Joined, Joiner, Whole, split};
 use crate::io::{BoxFuture, Clock, Listener, Stream};
@@ -51,6 +55,12 @@ pub struct Limits {
     /// Most bytes of answers that wait on one connection; a client that leaves more unread is disconnected. Above a
     /// quarter of it no further request is read from the connection. Default 128 MiB.
     pub answer_bytes_max: usize,
+    /// Most bytes of answers that wait on all connections together: a read whose answer finds no room is refused as
+    /// overload, and any other request whose answer finds none loses its connection. Default 512 MiB.
+    pub unread_bytes_max: usize,
+    /// A connection on which nothing was asked for this long, and nothing is in progress, is closed; none: never. At
+    /// least `stall_after`. Default 1 h.
+    pub idle_after: Option<Duration>,
     /// Time for a handshake. Default 5 s.
     pub handshake: Duration,
     /// A connection that takes no byte of its answers for this long, or takes this long for a frame that it has begun,
@@ -70,6 +80,8 @@ impl Default for Limits {
             frame_len_max: FRAME_LEN_MAX,
             request_bytes_max: 256 * 1024 * 1024,
             answer_bytes_max: 128 * 1024 * 1024,
+            unread_bytes_max: 512 * 1024 * 1024,
+            idle_after: Some(Duration::from_secs(3600)),
             handshake: Duration::from_secs(5),
             stall_after: Duration::from_secs(20),
             drain: Duration::from_secs(5),
@@ -91,6 +103,7 @@ pub async fn serve(
 ) {
     let open = Arc::new(AtomicUsize::new(0));
     let budget = Budget::new(limits.request_bytes_max);
+    let unread = Budget::new(limits.unread_bytes_max);
     // Every connection holds a sender; the receiver sees the end once all are gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     loop {
@@ -113,6 +126,7 @@ pub async fn serve(
             limits,
             stop: stop.clone(),
             budget: budget.clone(),
+            unread: unread.clone(),
             full: open.fetch_add(1, Ordering::SeqCst) >= limits.connections_max,
         };
         let (open, alive) = (open.clone(), alive.clone());
@@ -140,7 +154,36 @@ struct Connection {
     limits: Limits,
     stop: Arc<Watched<bool>>,
     budget: Arc<Budget>,
+    unread: Arc<Budget>,
     full: bool,
+}
+
+/// When something was last asked for on a connection.
+struct Activity {
+    last: Mutex<Mono>,
+    permits: Arc<Semaphore>,
+    in_flight_max: usize,
+}
+
+impl Activity {
+    fn touch(&self, now: Mono) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// Waits until nothing was asked for this long and nothing is in progress.
+    async fn idle(&self, clock: &dyn Clock, after: Option<Duration>) {
+        let Some(after) = after else { return pending().await };
+        loop {
+            let now = Mono::from_origin(clock.mono());
+            // One permit is that of the request which is waited for.
+            let busy = self.permits.available_permits() + 1 < self.in_flight_max;
+            let since = if busy { now } else { *self.last.lock().unwrap_or_else(PoisonError::into_inner) };
+            if now.since(since) >= after {
+                return;
+            }
+            clock.sleep_until((since + after).since_origin()).await;
+        }
+    }
 }
 
 impl Connection {
@@ -164,7 +207,12 @@ impl Connection {
             let _ = write_frames(writer, to_write, timer.as_ref(), stall_after).await;
         });
 
-        let permits = Arc::new(Semaphore::new(self.limits.in_flight_max));
+        let in_flight_max = self.limits.in_flight_max;
+        let permits = Arc::new(Semaphore::new(in_flight_max));
+        let last = Mutex::new(Mono::from_origin(clock.mono()));
+        let activity = Activity { last, permits: permits.clone(), in_flight_max };
+        let idle = activity.idle(clock.as_ref(), self.limits.idle_after);
+        tokio::pin!(idle);
         let mut joiner = Joiner::new(self.budget.clone(), welcome.features);
         let limits = ReadLimits {
             len_max: self.limits.frame_len_max,
@@ -175,13 +223,19 @@ impl Connection {
             let ready = async {
                 outgoing.below(self.limits.answer_bytes_max / 4).await;
                 let permit = permits.clone().acquire_owned().await;
-                (permit, reader.next(clock.as_ref(), limits).await)
+                let begun = reader.begun().await;
+                activity.touch(Mono::from_origin(clock.mono()));
+                match begun {
+                    Ok(()) => (permit, reader.next(clock.as_ref(), limits).await),
+                    Err(error) => (permit, Err(error.into())),
+                }
             };
             let (permit, request) = select! {
                 biased;
                 () = stopped(&self.stop) => break Ok(()),
                 _ = &mut died => return Err("the other side takes no answers".to_owned()),
                 (permit, request) = ready => (permit, request),
+                () = &mut idle => break Err("nothing was asked for too long".to_owned()),
             };
             let Ok(permit) = permit else { break Ok(()) };
             let received = Mono::from_origin(clock.mono());
@@ -197,7 +251,8 @@ impl Connection {
                 Ok(Joined::Waiting) => continue,
                 Err(error) => break Err(error.to_string()),
             };
-            tokio::spawn(carry_out(self.service.clone(), asked, welcome.clone(), outgoing.clone(), permit));
+            let (service, agreed) = (self.service.clone(), welcome.clone());
+            tokio::spawn(carry_out(service, asked, agreed, outgoing.clone(), self.unread.clone(), permit));
         };
         drop(outgoing);
         // Let the requests in flight end, so that what was carried out is also answered.
@@ -280,6 +335,7 @@ async fn carry_out(
     asked: Asked,
     agreed: Welcome,
     outgoing: Outgoing,
+    unread: Arc<Budget>,
     _permit: OwnedSemaphorePermit,
 ) {
     let version = agreed.version;
@@ -299,16 +355,35 @@ async fn carry_out(
             (frame.head, service.handle(frame, received).await, room)
         }
     };
-    let FrameHead { kind, layout, .. } = answer.head;
-    let FrameHead { request_id, trace_id, .. } = head;
-    let head = FrameHead { kind, version, request_id, layout, trace_id, ..FrameHead::default() };
+    let frames_of = |answer: Frame| {
+        let FrameHead { kind, layout, .. } = answer.head;
+        let FrameHead { request_id, trace_id, .. } = head;
+        let head = FrameHead { kind, version, request_id, layout, trace_id, ..FrameHead::default() };
+        split(&Frame { head, ..answer }, agreed.features)
+    };
+    let is_refusal = answer.head.kind == Refusal::KIND;
+    let frames = frames_of(answer);
+    let sent = match unread.reserve(frames.iter().map(Bytes::len).sum()) {
+        // A refusal is small, and there are no more of them than requests in flight.
+        room if room.is_some() || is_refusal => outgoing.send_with(frames, room).await,
+        _ if is_read(head.kind) => {
+            let message = "the node holds too many answers that are not taken: try again";
+            let refusal = Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER);
+            outgoing.send(frames_of(refuse(&of_version(head, version), &refusal))).await
+        }
+        // A refusal would say that nothing was done.
+        _ => {
+            outgoing.overflow();
+            return;
+        }
+    };
     // Who does not take answers has lost the connection.
-    let _ = outgoing.send(split(&Frame { head, ..answer }, agreed.features)).await;
+    let _ = sent;
 }
 
 /// A frame to be refused, as if it were of the connection's version.
 fn of_version(head: FrameHead, version: u8) -> Frame {
-    Frame { head: FrameHead { version, ..head }, body: bytes::Bytes::new() }
+    Frame { head: FrameHead { version, ..head }, body: Bytes::new() }
 }
 
 /// The frame that refuses a request; its head is filled in by the connection.

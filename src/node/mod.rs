@@ -277,8 +277,9 @@ impl Node {
         point!("node-serving");
         let inner = &self.inner;
         let service = Arc::new(replica::PeerService::new(inner.clone()));
-        let peers =
-            serve(peer_port, service, inner.io.clock.clone(), inner.config.limits, inner.stop.clone());
+        // Peers may have nothing to ask for long, and lose what is on its way when a connection ends.
+        let limits = Limits { idle_after: None, ..inner.config.limits };
+        let peers = serve(peer_port, service, inner.io.clock.clone(), limits, inner.stop.clone());
         let failed = async {
             let reason = inner.store.failed().await;
             inner.stop.set(true);

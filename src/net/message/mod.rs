@@ -179,3 +179,9 @@ pub fn kind_name(kind: u16) -> &'static str {
 pub fn is_spoken(kind: u16, version: u8) -> bool {
     KINDS.iter().any(|(known, since, _)| *known == kind && *since <= version)
 }
+
+/// Whether a request of this kind changes nothing, so that it may be refused even after it was carried out.
+pub fn is_read(kind: u16) -> bool {
+    [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND].contains(&kind)
+        || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND].contains(&kind)
+}
