@@ -1,6 +1,6 @@
 //! What the clients of a run did and saw: the history that the checks judge, and that `--out` writes down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,8 @@ use jepsen_like_checks::history::History;
 use jepsen_like_checks::value::Value;
 use ringdove::dynamo::version::{Dot, VersionVector};
 use ringdove::types::{ActorId, Key, WriteId};
+
+use crate::probes::PROBES;
 
 /// The events of a run so far. Clones share it.
 #[derive(Clone, Default)]
@@ -26,6 +28,13 @@ struct Inner {
     processes: i64,
     /// Operations by name and outcome.
     outcomes: BTreeMap<(&'static str, &'static str), u64>,
+    probes: BTreeMap<&'static str, u64>,
+    /// Writes of unknown outcome, and all that was ever read.
+    unknown: BTreeSet<WriteId>,
+    read: BTreeSet<WriteId>,
+    elements: i64,
+    /// What no store may do, in words.
+    wrong: Vec<String>,
 }
 
 impl Recorder {
@@ -61,6 +70,50 @@ impl Recorder {
             lines.push(event);
         }
         index
+    }
+
+    /// An element of a set that nobody has added yet.
+    pub fn element(&self) -> i64 {
+        let mut inner = self.lock();
+        inner.elements += 1;
+        inner.elements
+    }
+
+    /// Notes that a probe was hit.
+    pub fn hit(&self, probe: &'static str) {
+        debug_assert!(PROBES.contains(&probe), "{probe} is no probe");
+        *self.lock().probes.entry(probe).or_default() += 1;
+    }
+
+    /// Notes a write that nobody knows the outcome of.
+    pub fn unknown(&self, write: WriteId) {
+        self.lock().unknown.insert(write);
+    }
+
+    /// Notes a write that was read.
+    pub fn read(&self, write: WriteId) {
+        self.lock().read.insert(write);
+    }
+
+    /// Notes what no store may do.
+    pub fn wrong(&self, what: String) {
+        self.lock().wrong.push(what);
+    }
+
+    /// What was noted so.
+    pub fn wrongs(&self) -> Vec<String> {
+        self.lock().wrong.clone()
+    }
+
+    /// Every probe with how often it was hit.
+    pub fn probes(&self) -> BTreeMap<&'static str, u64> {
+        let inner = self.lock();
+        let mut probes: BTreeMap<&'static str, u64> = PROBES.iter().map(|name| (*name, 0)).collect();
+        probes.extend(inner.probes.iter());
+        let applied = inner.unknown.intersection(&inner.read).count() as u64;
+        probes.insert("put unknown yet applied", applied);
+        probes.insert("put unknown and not applied", inner.unknown.len() as u64 - applied);
+        probes
     }
 
     /// Counts an operation's outcome, for the summary.

@@ -46,6 +46,8 @@ pub mod plan;
 #[cfg(madsim)]
 pub mod play;
 #[cfg(madsim)]
+pub mod probes;
+#[cfg(madsim)]
 pub mod report;
 #[cfg(madsim)]
 pub mod run;

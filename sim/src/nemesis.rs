@@ -123,6 +123,9 @@ impl Nemesis {
         self.world.record("nemesis", action.name(), format_args!("{action:?}"));
         match action {
             Action::PowerLoss { node, back_after_ms } => {
+                if let Some(probe) = self.watch.at_work(&node) {
+                    self.history.hit(probe);
+                }
                 cluster.down(&node);
                 self.lost(&node);
                 if let Some(host) = cluster.host(&node).cloned() {

@@ -47,7 +47,7 @@ pub struct Options {
 }
 
 /// The checks of every run. What a run has no pair for is unknown and no failure.
-const CHECKS: [&str; 9] = [
+const CHECKS: [&str; 12] = [
     "thin-air",
     "frontier",
     "durability",
@@ -57,6 +57,9 @@ const CHECKS: [&str; 9] = [
     "read-your-writes",
     "monotonic-writes",
     "writes-follow-reads",
+    "set",
+    "set-full",
+    "counter",
 ];
 
 /// What a run leaves behind for those who look into it.
@@ -107,6 +110,9 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     for point in observe::POINTS {
         tally.probe(&format!("point {point}"), seen.points.get(point).copied().unwrap_or(0));
     }
+    for (name, hits) in history.probes() {
+        tally.probe(name, hits);
+    }
     for site in observe::SITES {
         tally.probe(&format!("site {site}"), seen.sites.get(site).copied().unwrap_or(0));
     }
@@ -118,6 +124,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     // The first few say it all.
     let unsettled = rest.unsettled.into_iter().take(UNSETTLED_MAX);
     failures.extend(unsettled.map(|what| Failure { by: "convergence-in-time".to_owned(), what }));
+    failures.extend(history.wrongs().into_iter().map(|what| Failure { by: "client".to_owned(), what }));
     judge(&plan.settings, &history, &mut failures, &mut tally);
     let trace_hash = format!("{:016x}", trace.hash());
     Ok(Played { report: Report { seed: plan.seed, trace_hash, failures, tally }, history })

@@ -98,11 +98,15 @@ pub struct Mix {
     pub batch: u32,
     /// Scans of all keys.
     pub scan: u32,
+    /// Elements added to sets, and sets read.
+    pub set: u32,
+    /// Counters counted up and down.
+    pub counter: u32,
 }
 
 impl Mix {
     /// Each kind with its weight, by name.
-    pub fn weights(&self) -> [(&'static str, u32); 9] {
+    pub fn weights(&self) -> [(&'static str, u32); 11] {
         [
             ("get", self.get),
             ("put", self.put),
@@ -113,6 +117,8 @@ impl Mix {
             ("conditional", self.conditional),
             ("batch", self.batch),
             ("scan", self.scan),
+            ("set", self.set),
+            ("counter", self.counter),
         ]
     }
 }
@@ -152,7 +158,12 @@ impl RunSettings {
             conditional: weight(2),
             batch: weight(1),
             scan: weight(1),
+            set: weight(3),
+            counter: weight(2),
         };
+        let interval_ms = one(chance, &[0, 0, 0, 20, 100]);
+        // The checks of sets and counters know nothing of writes that a power loss may take.
+        let mix = if interval_ms == 0 { mix } else { Mix { set: 0, counter: 0, ..mix } };
         let slow_links = chance.random_bool(0.25);
         let ttl_low = chance.random_range(100..2_000);
         RunSettings {
@@ -164,7 +175,7 @@ impl RunSettings {
             own_quorums: chance.random_bool(0.3),
             // Until guests are handed off, a write on a fallback alone cannot be found by strict reads.
             strict: nodes > u64::from(replicas) || chance.random_bool(0.3),
-            interval_ms: one(chance, &[0, 0, 0, 20, 100]),
+            interval_ms,
             clients: chance.random_range(2..=6),
             operations: chance.random_range(150..=600),
             keys: one(chance, &[1, 3, 10, 30, 100]),

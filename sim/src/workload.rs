@@ -15,7 +15,7 @@ use ringdove::dynamo::cluster::ClusterDescriptor;
 use ringdove::dynamo::version::{Token, VersionVector};
 use ringdove::io::Io;
 use ringdove::net::message::{
-    Condition, Context, Expiry, GetReply, HiddenWhy, PutReply, Resolve, Scan, Version,
+    Condition, Context, Expiry, GetReply, HiddenWhy, PutReply, RefusalCode, Resolve, Scan, Version,
 };
 use ringdove::types::{Key, Namespace, WriteId};
 
@@ -26,6 +26,8 @@ use crate::seed::{self, Stream};
 use crate::settings::RunSettings;
 use crate::world::{Start, World};
 use ringdove::types::NodeId;
+
+mod merged;
 
 /// One client host's session.
 pub struct Session {
@@ -40,9 +42,23 @@ pub struct Session {
     keys: Vec<(Key, f64)>,
     process: i64,
     /// What the last read of each key returned: its context, and the index of its completion.
-    seen: BTreeMap<Key, (Bytes, u64)>,
+    seen: BTreeMap<Key, Seen>,
+    /// How far each counter was counted, by the name it was counted under.
+    counts: BTreeMap<(Key, i64), i64>,
     value_next: u64,
 }
+
+/// What a read returned that a write may pass on.
+#[derive(Clone)]
+struct Seen {
+    token: Bytes,
+    /// Index of its completion.
+    index: u64,
+    at: Duration,
+}
+
+/// A context that is this old is worth a probe.
+const OLD: Duration = Duration::from_secs(5);
 
 /// The keys of a run with their weights, Zipf by rank.
 pub fn keys(settings: &RunSettings) -> Vec<(Key, f64)> {
@@ -88,6 +104,7 @@ impl Session {
             keys: keys(settings),
             process: history.process(),
             seen: BTreeMap::new(),
+            counts: BTreeMap::new(),
             value_next: 0,
         }
     }
@@ -117,6 +134,9 @@ impl Session {
                 "conditional" => self.write("conditional").await,
                 "batch" => self.batch().await,
                 "scan" => self.scan().await,
+                "set" if self.chance.random_bool(0.3) => self.read_set().await,
+                "set" => self.add_to_set().await,
+                "counter" => self.count().await,
                 _ => self.get().await,
             }
         }
@@ -192,6 +212,7 @@ impl Session {
         match read {
             Ok(reply) => {
                 let payload = siblings_of(&reply);
+                self.probe_read(&reply);
                 self.world.record(&self.name, "read", format_args!("{key} {payload:?}"));
                 let covers = Some(covers(&self.context(key, &reply.context)));
                 let layout = Some(reply.replicas.layout.version);
@@ -200,7 +221,8 @@ impl Session {
                 let index =
                     self.push(Event { value, covers, layout, clock, ..event(Kind::Ok, process, "get", key) });
                 self.history.count("get", "ok");
-                self.seen.insert(key.clone(), (reply.context, index));
+                let seen = Seen { token: reply.context, index, at: self.now() };
+                self.seen.insert(key.clone(), seen);
             }
             Err(error) => {
                 self.world.record(&self.name, "not-read", format_args!("{key} {error}"));
@@ -210,7 +232,46 @@ impl Session {
         }
     }
 
+    fn probe_read(&self, reply: &GetReply) {
+        let ids = reply.values.iter().map(|version| version.write_id);
+        ids.chain(reply.hidden.iter().map(|hidden| hidden.write_id)).for_each(|id| self.history.read(id));
+        if reply.values.len() > 1 {
+            self.history.hit("two siblings met");
+        }
+        if !reply.hidden.is_empty() {
+            self.history.hit("a hidden sibling was shown");
+        }
+        if reply.values.len() > self.settings.siblings_max {
+            self.history.hit("more siblings than a put may make, by a merge");
+        }
+        if reply.replicas.primaries.len() < usize::from(self.settings.r) && !self.settings.own_quorums {
+            self.history.hit("a read answered by fewer primaries than asked");
+        }
+    }
+
+    /// A write with the context of another key: it must be refused.
+    async fn write_with_anothers_context(&mut self) {
+        let key = self.key();
+        let Some(seen) = self.seen.iter().find(|(other, _)| **other != key).map(|(_, seen)| seen.clone())
+        else {
+            return;
+        };
+        let options = WriteOptions { context: Some(Context::Token(seen.token)), ..WriteOptions::default() };
+        match self.client.put(&key, "of another key", &options).await {
+            Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::BadToken => {
+                self.history.hit("a context of another key was refused");
+            }
+            Err(_) => {}
+            Ok(_) => {
+                self.history.wrong(format!("a write of {key} with the context of another key was taken"));
+            }
+        }
+    }
+
     async fn write(&mut self, kind: &'static str) {
+        if kind == "put" && self.chance.random_ratio(1, 50) {
+            return self.write_with_anothers_context().await;
+        }
         let key = self.key();
         let asked_at = self.now();
         let Some((options, value, invoke)) = self.draw(kind, &key) else { return };
@@ -238,6 +299,9 @@ impl Session {
         let write_id = WriteId(self.chance.random());
         let value = self.value();
         let seen = self.seen.get(key).cloned();
+        if seen.as_ref().is_some_and(|seen| self.now() > seen.at + OLD) {
+            self.history.hit("a context older than five seconds");
+        }
         let mut options = WriteOptions {
             r: Some(quorum.r),
             w: Some(quorum.w),
@@ -250,7 +314,7 @@ impl Session {
         let mut ttl = None;
         let mut content = Some(value);
         match (kind, seen) {
-            ("put" | "ttl", Some((token, index))) => {
+            ("put" | "ttl", Some(Seen { token, index, .. })) => {
                 options.context = Some(Context::Token(token));
                 after = Some(After::Index(index));
             }
@@ -261,14 +325,14 @@ impl Session {
             ("delete", seen) => {
                 content = None;
                 match seen.filter(|_| self.chance.random_bool(0.5)) {
-                    Some((token, index)) => {
+                    Some(Seen { token, index, .. }) => {
                         options.context = Some(Context::Token(token));
                         after = Some(After::Index(index));
                     }
                     None => after = Some(After::Current),
                 }
             }
-            ("conditional", Some((token, index))) if self.chance.random_bool(0.7) => {
+            ("conditional", Some(Seen { token, index, .. })) if self.chance.random_bool(0.7) => {
                 options.condition = Condition::Match(token);
                 after = Some(After::Index(index));
             }
@@ -332,6 +396,16 @@ impl Session {
             Err(error) => {
                 self.world.record(&self.name, "not-written", format_args!("{write_id:?} {error}"));
                 let unknown = matches!(error, ClientError::Unknown(_));
+                match &error {
+                    ClientError::Unknown(_) => self.history.unknown(write_id),
+                    ClientError::Refused(refusal) if refusal.code == RefusalCode::TooManySiblings => {
+                        self.history.hit("a put was refused for its siblings");
+                    }
+                    ClientError::Refused(refusal) if refusal.code == RefusalCode::Conflict => {
+                        self.history.hit("a write under a condition met another");
+                    }
+                    _ => {}
+                }
                 self.push(event(if unknown { Kind::Info } else { Kind::Fail }, process, f, key));
                 self.history.count(kind, if unknown { "unknown" } else { "fail" });
                 unknown
@@ -406,6 +480,9 @@ impl Session {
             }
         }
         self.history.count("scan", if whole { "ok" } else { "fail" });
+        if !whole {
+            self.history.hit("a scan that was not whole");
+        }
         for (key, process) in keys.iter().zip(processes) {
             let is_passed = whole || passed.as_ref().is_some_and(|cursor| key <= cursor);
             if !is_passed {
@@ -419,7 +496,8 @@ impl Session {
             let value = Some(Payload::Siblings(values));
             let index = self.push(Event { value, covers, clock, ..event(Kind::Ok, process, "get", key) });
             if let Some(item) = item {
-                self.seen.insert(key.clone(), (item.context, index));
+                let seen = Seen { token: item.context, index, at: self.now() };
+                self.seen.insert(key.clone(), seen);
             }
         }
     }
@@ -443,6 +521,7 @@ impl Session {
                     Ok(reply) => {
                         self.push(self.asked(Kind::Invoke, process, "final", &key, quorum));
                         let payload = siblings_of(&reply);
+                        self.probe_read(&reply);
                         self.world.record(&self.name, "final", format_args!("{key} {payload:?}"));
                         let covers = Some(covers(&self.context(&key, &reply.context)));
                         let clock = Some(self.clock(asked_at));
@@ -460,6 +539,32 @@ impl Session {
                         self.io.clock.sleep_until(again).await;
                     }
                 }
+            }
+        }
+        let (sets, counters) = (self.settings.mix.set > 0, self.settings.mix.counter > 0);
+        for (key, is_counter) in merged::keys() {
+            if !(if is_counter { counters } else { sets }) {
+                continue;
+            }
+            let options = ReadOptions {
+                r: Some(all),
+                strict: true,
+                timeout: Some(Duration::from_secs(5)),
+                ..ReadOptions::default()
+            };
+            loop {
+                let process = self.history.process();
+                self.push(event(Kind::Invoke, process, "read", &key));
+                let read = self.client.get(&key, &options).await.map(|reply| reply.values);
+                if self.read_whole(process, &key, is_counter, read) {
+                    break;
+                }
+                if self.now() >= deadline {
+                    failed.push(format!("{key} cannot be read from all replicas after the heal"));
+                    break;
+                }
+                let again = self.io.clock.mono() + Duration::from_millis(200);
+                self.io.clock.sleep_until(again).await;
             }
         }
         failed

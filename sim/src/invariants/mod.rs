@@ -53,6 +53,7 @@ struct State {
     records: u64,
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
+    at_work: BTreeMap<String, &'static str>,
 }
 
 /// Watches one run. Clones share what they saw.
@@ -119,6 +120,11 @@ impl Watch {
     pub fn guests(&self) -> usize {
         let state = self.lock();
         state.disks.values().flat_map(Holdings::iter).filter(|(slot, _)| slot.table == Table::Guest).count()
+    }
+
+    /// The probe that a power loss of this host hits now, by what its node is in the middle of.
+    pub fn at_work(&self, host: &str) -> Option<&'static str> {
+        self.lock().at_work.get(host).copied()
     }
 
     /// What was seen so far.
@@ -234,6 +240,18 @@ impl Observer for Observing {
     fn point(&self, name: &'static str) {
         *self.watch.lock().points.entry(name).or_default() += 1;
         if let Some(host) = self.world.running_host() {
+            let state = &mut *self.watch.lock();
+            let begins = match name {
+                "compaction-begun" => Some("power lost during compaction"),
+                "snapshot-begun" => Some("power lost during a snapshot"),
+                "recovery-examined" => Some("power lost during recovery"),
+                _ => None,
+            };
+            if let Some(probe) = begins {
+                state.at_work.insert(host.clone(), probe);
+            } else if matches!(name, "segment-removed" | "snapshot-named" | "node-serving") {
+                state.at_work.remove(&host);
+            }
             self.world.record(&host, &format!("point:{name}"), "");
         }
     }

@@ -159,7 +159,7 @@ impl Draw {
             | Kind::Pause
             | Kind::SlowProcessor => self.process(kind, at),
             Kind::CrashInRecovery | Kind::CrashAtPoint | Kind::CrashAtSync => {
-                self.crash_at_an_event(kind, at)
+                self.crash_at_an_event(kind, at);
             }
             Kind::Cut
             | Kind::Split
@@ -312,9 +312,9 @@ impl Draw {
                 let some = self.span(1, side.len() as u64 - 1);
                 side.truncate(usize::try_from(some).expect("small"));
                 // Clients fall to a side too.
-                for client in self.hosts[self.nodes.len()..].to_vec() {
+                for client in &self.hosts[self.nodes.len()..] {
                     if self.chance.random_bool(0.5) {
-                        side.push(client);
+                        side.push(client.clone());
                     }
                 }
                 let links = self.crossing(&side);
