@@ -14,7 +14,8 @@
 //! The observer belongs to the thread, because a simulated run has one thread of its own. It must not call back into
 //! node code.
 
-use crate::dynamo::version::Dot;
+use crate::dynamo::version::{Dot, Record};
+use crate::storage::Slot;
 use crate::types::{Key, Namespace, NodeId, WriteId};
 
 /// Every point that node code names, for triggers of a fault plan. A test holds this list against the sources.
@@ -99,6 +100,15 @@ pub enum Fact<'a> {
         w: usize,
         /// Whether each of them is to be on a disk.
         sync: bool,
+    },
+    /// A node shows its copy of a key to somebody.
+    Shown {
+        /// Whose copy.
+        node: NodeId,
+        /// Of what.
+        slot: &'a Slot,
+        /// The copy.
+        record: &'a Record,
     },
 }
 

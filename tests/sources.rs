@@ -16,7 +16,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("measure", &[]),
     ("error", &["types"]),
-    ("observe", &["types", "dynamo::version"]),
+    ("observe", &["types", "dynamo::version", "storage"]),
     ("dynamo", &["types", "observe"]),
     ("io", &[]),
     ("net", &["observe", "types", "sync", "dynamo", "io"]),

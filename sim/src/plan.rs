@@ -218,7 +218,11 @@ pub const LOAD_AT: Duration = Duration::from_millis(200);
 impl Plan {
     /// The plan of a seed of the default swarm.
     pub fn draw(run_seed: u64) -> Plan {
-        let settings = RunSettings::draw(run_seed);
+        Plan::of(run_seed, RunSettings::draw(run_seed))
+    }
+
+    /// The faults of a seed for a cluster with these settings.
+    pub fn of(run_seed: u64, settings: RunSettings) -> Plan {
         let entries = draw::entries(run_seed, &settings);
         Plan { version: VERSION, seed: run_seed, settings, entries }
     }

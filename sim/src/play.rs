@@ -82,7 +82,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     };
     let history = Recorder::new(options.keep_history);
     let partitions = PartitionCount::new(plan.settings.partitions).map_err(|error| error.to_string())?;
-    let watch = Watch::new(partitions, &trace, options.canary);
+    let watch = Watch::new(partitions, &trace, plan.settings.interval_ms == 0, options.canary);
     let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
     let settings = Settings {
         net: NetTimes { delay: us(plan.settings.delay_us), ..NetTimes::default() },
@@ -107,6 +107,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     let seen = watch.seen();
     tally.judged.insert("acknowledgements".to_owned(), seen.acks);
     tally.judged.insert("durable records".to_owned(), seen.records);
+    tally.judged.insert("copies shown".to_owned(), seen.shown);
     for point in observe::POINTS {
         tally.probe(&format!("point {point}"), seen.points.get(point).copied().unwrap_or(0));
     }
@@ -245,6 +246,7 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
         }
     }
     watch.tick(world.now());
+    unsettled.extend(left_over(&world, &cluster));
     replicas(&world, &cluster, &plan, &history, &watch);
     let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
     for (name, (fired, effective)) in nemesis.counts() {
@@ -262,6 +264,35 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     }
     Rest { unsettled, tally }
 }
+
+/// (g) What is still in use although nobody asks for anything, in words.
+fn left_over(world: &World, cluster: &Cluster) -> Vec<String> {
+    let mut left = Vec::new();
+    for (name, _) in cluster.hosts() {
+        let Some(node) = cluster.node(name) else { continue };
+        let in_flight = node.metrics().in_flight();
+        if in_flight > 0 {
+            left.push(format!("{name} still has {in_flight} requests in progress"));
+        }
+        for peer in node.peers() {
+            let (calls, bytes) = node.peer_load(peer);
+            if calls + bytes > 0 {
+                left.push(format!("{name} still has {calls} calls and {bytes} bytes under way to {peer}"));
+            }
+        }
+    }
+    let (connections, segments) = world.net().usage();
+    let hosts = cluster.hosts().count();
+    // Between nodes a few for each pair; of the clients, who are gone, none.
+    let most = hosts * hosts * CONNECTIONS_MAX;
+    if connections > most || segments > 0 {
+        left.push(format!("{connections} connections (at most {most}) and {segments} segments are left"));
+    }
+    left
+}
+
+/// Connections that two nodes may keep open.
+const CONNECTIONS_MAX: usize = 4;
 
 /// Writes down what each primary's disk holds of each key, for the convergence check.
 fn replicas(world: &World, cluster: &Cluster, plan: &Plan, history: &Recorder, watch: &Watch) {

@@ -53,7 +53,9 @@ impl Inner {
     /// This node's copy, durable; the empty record when it has none.
     pub(crate) async fn fetch_own(&self, namespace: Namespace, key: &Key) -> Result<Record, StorageError> {
         let slot = self.slot(self.table(namespace, key), namespace, key);
-        Ok(self.store.read(&slot).await?.map(|entry| entry.copy.record).unwrap_or_default())
+        let record = self.store.read(&slot).await?.map(|entry| entry.copy.record).unwrap_or_default();
+        fact!(Shown { node: self.id, slot: &slot, record: &record });
+        Ok(record)
     }
 
     /// The same as the answer of a read at this node.
@@ -68,6 +70,7 @@ impl Inner {
             Some((entry, version_hash)) => (entry.copy.record, Some(version_hash)),
             None => (Record::new(), None),
         };
+        fact!(Shown { node: self.id, slot: &slot, record: &record });
         Ok(OwnCopy { node: self.id, record, version_hash, refilling: false })
     }
 

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use ringdove::observe::Canary;
 use sim::plan::Plan;
 
+mod bench;
 mod jobs;
 mod run;
 mod summary;
@@ -43,6 +44,8 @@ enum Command {
     },
     /// Play many seeds in worker processes.
     Sweep(sweep::Args),
+    /// Measure how fast the simulator is.
+    Bench(bench::Args),
     /// Play what is asked for on standard input, one line of JSON each; for the other commands.
     #[command(hide = true)]
     Worker,
@@ -85,6 +88,7 @@ pub(crate) fn main() -> ExitCode {
             Ok(0)
         }
         Command::Sweep(args) => sweep::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Worker => worker::run(),
     };
     match result {

@@ -5,6 +5,7 @@
 //! | (a) | `dots` | no dot is made twice, over all starts of all nodes |
 //! | (b) | `acks` | at each acknowledgement of a `sync` write W distinct disks hold it, or a successor, for certain |
 //! | (c) | `climbs` | what a disk holds of a key only grows: merge(old, new) = new |
+//! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
@@ -34,6 +35,7 @@ mod acks;
 mod climbs;
 mod covered;
 mod dots;
+mod shown;
 
 /// Violations that are kept; more say nothing new.
 const KEPT: usize = 20;
@@ -51,6 +53,7 @@ struct State {
     trace: Trace,
     acks: u64,
     records: u64,
+    shown: u64,
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
     at_work: BTreeMap<String, &'static str>,
@@ -61,6 +64,8 @@ struct State {
 pub struct Watch {
     state: Arc<Mutex<State>>,
     trace: Trace,
+    /// Whether every write is `sync`.
+    sync: bool,
     canary: Option<Canary>,
 }
 
@@ -75,6 +80,8 @@ pub struct Seen {
     pub acks: u64,
     /// Durable records that were judged.
     pub records: u64,
+    /// Copies that were shown and judged.
+    pub shown: u64,
     /// How often each point of node code was reached.
     pub points: BTreeMap<&'static str, u64>,
     /// How often the unusual way was taken at each site.
@@ -82,10 +89,10 @@ pub struct Seen {
 }
 
 impl Watch {
-    /// A watch over a cluster of so many partitions, whose nodes make the mistake `canary`.
-    pub fn new(partitions: PartitionCount, trace: &Trace, canary: Option<Canary>) -> Watch {
+    /// A watch over a cluster of so many partitions, whose nodes make the mistake `canary`. `sync`: every write is.
+    pub fn new(partitions: PartitionCount, trace: &Trace, sync: bool, canary: Option<Canary>) -> Watch {
         let state = State { partitions: Some(partitions), trace: trace.clone(), ..State::default() };
-        Watch { state: Arc::new(Mutex::new(state)), trace: trace.clone(), canary }
+        Watch { state: Arc::new(Mutex::new(state)), trace: trace.clone(), sync, canary }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -135,6 +142,7 @@ impl Watch {
             count: state.count,
             acks: state.acks,
             records: state.records,
+            shown: state.shown,
             points: state.points.clone(),
             sites: state.sites.clone(),
         }
@@ -269,6 +277,14 @@ impl Observer for Observing {
         let state = &mut *self.watch.lock();
         match *fact {
             Fact::Acked { sync: false, .. } => {}
+            // What is to be on a disk only after an interval may be shown before.
+            Fact::Shown { .. } if !self.watch.sync => {}
+            Fact::Shown { node, slot, record } => {
+                state.shown += 1;
+                if let Some(what) = shown::judge(&state.disks, node, slot, record) {
+                    state.violation(&what);
+                }
+            }
             Fact::Acked { coordinator, namespace, key, write_id, dot, w, sync: true } => {
                 state.acks += 1;
                 let slots = [Table::Data, Table::Guest].map(|table| state.slot(table, namespace, key));
