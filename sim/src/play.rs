@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jepsen_like_checks::Verdict;
-use jepsen_like_checks::checks::Check;
+use jepsen_like_checks::checks::{Check, NAMES};
 use jepsen_like_checks::event::{Event, Kind, Payload, Sibling};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::Content;
@@ -45,22 +45,6 @@ pub struct Options {
     /// A mistake that all nodes make.
     pub canary: Option<Canary>,
 }
-
-/// The checks of every run. What a run has no pair for is unknown and no failure.
-const CHECKS: [&str; 12] = [
-    "thin-air",
-    "frontier",
-    "durability",
-    "convergence",
-    "resurrection",
-    "regular",
-    "read-your-writes",
-    "monotonic-writes",
-    "writes-follow-reads",
-    "set",
-    "set-full",
-    "counter",
-];
 
 /// What a run leaves behind for those who look into it.
 pub struct Played {
@@ -137,7 +121,8 @@ fn judge(settings: &RunSettings, history: &Recorder, failures: &mut Vec<Failure>
     let skew = 2 * settings.skew_ms_max + 1;
     let limits =
         jepsen_like_checks::Options { clock_skew_ms: skew, ..jepsen_like_checks::Options::default() };
-    for name in CHECKS {
+    // What a run has no pair for is unknown and no failure.
+    for name in NAMES {
         let check = Check::of(name).expect("a name of the checks");
         let pairs = match check.run(&judged, &limits).0 {
             Verdict::Valid { judged } => judged,
