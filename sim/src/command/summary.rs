@@ -22,6 +22,21 @@ pub(crate) const PENDING: [(&str, &str); 6] = [
     ("reaping", "legal forgetting in (c); reaping grace in the swarm"),
 ];
 
+/// Probes and faults that only what is pending can bring about: that they did nothing fails no sweep.
+pub(crate) const PENDING_PROBES: [&str; 11] = [
+    "a read answered by fewer primaries than asked",
+    "point damaged-copy-replaced",
+    "point guest-sent",
+    "point incarnation-renewed",
+    "point layout-adopted",
+    "disk BitFlip",
+    "disk MisdirectedWrite",
+    "disk Rollback",
+    "disk SyncLie",
+    "disk Truncate",
+    "disk Wipe",
+];
+
 fn cluster(settings: &RunSettings) -> String {
     format!(
         "{} nodes, N={} R={} W={}{}, Q={}, {}, {} clients × {} operations on {} keys",
@@ -86,12 +101,19 @@ pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
     let faults = tally.faults.iter().filter(|(_, [fired, effective])| fired + effective > 0);
     text += &lines("faults", faults.map(|(name, [fired, effective])| format!("{name} {fired}/{effective}")));
     text += &lines("operations", counts(&tally.operations));
-    let (hit, missed): (Vec<_>, Vec<_>) = tally.probes.iter().partition(|(_, hits)| **hits > 0);
+    let pending = |name: &String| PENDING_PROBES.contains(&name.as_str());
+    let (hit, missed): (Vec<_>, Vec<_>) = tally
+        .probes
+        .iter()
+        .filter(|(name, hits)| **hits > 0 || !pending(name))
+        .partition(|(_, hits)| **hits > 0);
     text += &lines("probes", hit.iter().map(|(name, hits)| format!("{name} {hits}")));
     if settings.is_none() {
         text += &lines("never hit", missed.iter().map(|(name, _)| (*name).clone()));
     }
     text += &lines("judged", counts(&tally.judged));
+    let waiting = tally.probes.iter().filter(|(name, hits)| **hits == 0 && pending(name));
+    text += &lines("waiting", waiting.map(|(name, _)| (*name).clone()));
     text += &lines("pending", PENDING.iter().map(|(name, _)| (*name).to_owned()));
     text
 }

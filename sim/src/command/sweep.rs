@@ -404,13 +404,11 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
 
 /// Faults and probes that did nothing over the whole sweep.
 fn idle(tally: &Tally) -> Vec<String> {
-    let faults = tally
-        .faults
-        .iter()
-        .filter(|(_, [_, effective])| *effective == 0)
-        .map(|(name, _)| format!("fault {name}"));
-    let probes = tally.probes.iter().filter(|(_, hits)| **hits == 0).map(|(name, _)| format!("probe {name}"));
-    faults.chain(probes).collect()
+    let waits = |name: &String| summary::PENDING_PROBES.contains(&name.as_str());
+    let faults = tally.faults.iter().filter(|(name, [_, effective])| *effective == 0 && !waits(name));
+    let probes = tally.probes.iter().filter(|(name, hits)| **hits == 0 && !waits(name));
+    let faults = faults.map(|(name, _)| format!("fault {name}"));
+    faults.chain(probes.map(|(name, _)| format!("probe {name}"))).collect()
 }
 
 fn report(args: &Args, sum: &Sum, took: Duration, left: usize, strict: bool) -> Result<u8, Stop> {

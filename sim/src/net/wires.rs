@@ -279,7 +279,9 @@ impl Network {
         let (from, to) = fault.link();
         let mut wires = self.lock();
         let link = (wires.number(from), wires.number(to));
-        fired(&mut wires.counts, fault.name());
+        if !matches!(fault, NetFault::Heal { .. }) {
+            fired(&mut wires.counts, fault.name());
+        }
         self.link(&mut wires, link).set(fault);
         let between = |conn: &Conn| {
             let [a, b] = [conn.sides[0].host, conn.sides[1].host];
