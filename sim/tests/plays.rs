@@ -8,6 +8,7 @@ use ringdove::observe::{Canary, POINTS, SITES};
 use sim::plan::{Action, DiskFault, Entry, Plan, Trigger};
 use sim::play::{Options, play};
 use sim::report::Report;
+use sim::settings::Mix;
 
 fn run(plan: &Plan) -> Report {
     play(plan, Options::default()).unwrap().report
@@ -42,6 +43,8 @@ fn quiet(seed: u64) -> Plan {
     (settings.nodes, settings.replicas, settings.r, settings.w) = (3, 3, 2, 2);
     (settings.clients, settings.operations, settings.keys) = (2, 40, 5);
     (settings.interval_ms, settings.own_quorums, settings.pause_us) = (0, false, 20_000);
+    (settings.sync_us, settings.delay_us, settings.timeout_ms) = ((200, 4_000), (100, 2_000), 1_500);
+    settings.mix = Mix { get: 4, put: 4, blind: 1, current: 1, delete: 1, ttl: 1, ..Mix::default() };
     settings.buggify.clear();
     plan.entries.clear();
     plan
@@ -58,7 +61,7 @@ fn count(log: &[String], node: &str, kind: &str) -> u64 {
 #[test]
 fn the_same_seed_gives_the_same_run_and_another_seed_another() {
     let seven = run(&Plan::draw(7));
-    assert!(seven.tally.with_outcome("ok") > 100, "{seven:?}");
+    assert!(seven.tally.with_outcome("ok") > 50, "{seven:?}");
     for seed in 0..7 {
         assert_ne!(run(&Plan::draw(seed)).trace_hash, seven.trace_hash);
     }

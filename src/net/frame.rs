@@ -224,10 +224,38 @@ struct Waiting {
     overflowed: Watched<bool>,
 }
 
-/// The writing task's end.
+impl Waiting {
+    fn less(&self, bytes: usize) {
+        self.bytes.modify(|waiting| {
+            *waiting = waiting.saturating_sub(bytes);
+            bytes > 0
+        });
+    }
+}
+
+/// Bytes that are counted as waiting and not queued yet.
+struct Counted<'a> {
+    waiting: &'a Waiting,
+    bytes: usize,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.waiting.less(self.bytes);
+    }
+}
+
+/// The writing task's end. Nothing waits any more once it is gone.
 pub(super) struct ToWrite {
     queue: mpsc::Receiver<Queued>,
     waiting: Arc<Waiting>,
+}
+
+impl Drop for ToWrite {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.waiting.less(usize::MAX);
+    }
 }
 
 /// Nothing is written any more.
@@ -267,11 +295,15 @@ impl Outgoing {
             self.overflow();
             return Err(Closed);
         }
+        // Whoever gives up here has queued a part of it, or nothing: the rest waits no more.
+        let mut counted = Counted { waiting: &self.waiting, bytes };
         let Some(last) = frames.pop() else { return Ok(()) };
-        for frame in frames {
-            self.queue.send((frame, None)).await.map_err(|_| Closed)?;
+        for (frame, room) in frames.into_iter().map(|frame| (frame, None)).chain([(last, room)]) {
+            let len = frame.len();
+            self.queue.send((frame, room)).await.map_err(|_| Closed)?;
+            counted.bytes -= len;
         }
-        self.queue.send((last, room)).await.map_err(|_| Closed)
+        Ok(())
     }
 
     /// Ends the connection: there is no room for a message that must not be left out.
@@ -334,10 +366,7 @@ pub(super) async fn write_frames(
             written = written => written?,
             () = clock.sleep_until(clock.mono() + stall_after) => return Err(io::ErrorKind::TimedOut.into()),
         }
-        waiting.bytes.modify(|waiting| {
-            *waiting -= frames.len();
-            true
-        });
+        waiting.less(frames.len());
     }
     writer.shutdown().await
 }
@@ -380,6 +409,25 @@ mod tests {
         assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"one")));
         assert_eq!(read(&mut near).await.unwrap(), Some(frame(b"two")));
         assert_eq!(read(&mut near).await.unwrap(), None);
+    }
+
+    /// The bad order: a queue is full, its sender gives up, and what it had counted is counted for ever; after enough of
+    /// that a connection ends for want of room although nothing waits.
+    #[tokio::test]
+    async fn what_was_given_up_or_can_never_be_written_waits_no_more() {
+        let (outgoing, to_write) = queue(1, 1000);
+        outgoing.send(vec![Bytes::from_static(b"first")]).await.unwrap();
+        let parts = vec![Bytes::from_static(b"second"), Bytes::from_static(b"third")];
+        let mut sending = Box::pin(outgoing.send(parts));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(sending.as_mut().poll(&mut context).is_pending());
+        assert_eq!(outgoing.waiting(), 16);
+        drop(sending);
+        assert_eq!(outgoing.waiting(), 5);
+        drop(to_write);
+        assert_eq!(outgoing.waiting(), 0);
+        assert!(outgoing.send(vec![Bytes::from_static(b"late")]).await.is_err());
+        assert_eq!(outgoing.waiting(), 0);
     }
 
     /// Keeps what is written, each write for itself.
