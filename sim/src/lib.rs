@@ -1,6 +1,8 @@
 //! Deterministic simulation: the node's own code on a network, a disk and a clock that obey a seed.
 //!
 //! ```text
+//!   Plan (settings, faults) ──▶ play ──▶ Cluster, Sessions, Nemesis, Watch (invariants) ──▶ history ──▶ checks ──▶ Report
+//!
 //!   run::simulate(seed) ── one fresh OS thread, one madsim runtime
 //!        │
 //!        ▼

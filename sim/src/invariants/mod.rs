@@ -5,8 +5,8 @@
 //! | (a) | `dots` | no dot is made twice, over all starts of all nodes |
 //! | (b) | `acks` | at each acknowledgement of a `sync` write W distinct disks hold it, or a successor, for certain |
 //! | (c) | `climbs` | what a disk holds of a key only grows: merge(old, new) = new |
-//! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
+//! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
