@@ -312,6 +312,9 @@ async fn scan(store: &Store, keys: u64, values: bool) {
 
 fn reads(dir: &Path, keys: u64) {
     runtime().block_on(async {
+        // A stop like a node's, with its snapshot if one is due.
+        let (store, _) = open(dir, StoreConfig { dead_percent_max: 101, ..config() }).await;
+        store.close().await.expect("closed");
         let (store, took) = open(dir, alone()).await;
         row("open after a clean stop", &format!("{:>8.3} s", took.as_secs_f64()));
         scan(&store, keys, false).await;

@@ -25,9 +25,9 @@ pub struct StoreConfig {
     /// last one's size. Default 128 MiB.
     pub snapshot_bytes_min: u64,
     /// See `snapshot_bytes_min`. Larger: less written; smaller: a shorter restart after a crash, which replays about
-    /// a million records a second. Default 8.
+    /// a million records a second. Default 6.
     pub snapshot_factor: u64,
-    /// Compaction begins when this share of the log is dead, in percent. Default 40: some 1.7 bytes on the disk for
+    /// Compaction begins when this share of the log is dead, in percent. Default 35: some 1.6 bytes on the disk for
     /// each that is needed, when clients leave the disk some time.
     pub dead_percent_max: u32,
     /// Bytes that compaction reads a second; more when clients write faster than that gives space back. Default
@@ -47,8 +47,8 @@ impl StoreConfig {
             gathered_bytes_max: 32 * 1024 * 1024,
             stall_max: Duration::from_secs(10),
             snapshot_bytes_min: 128 * MIB,
-            snapshot_factor: 8,
-            dead_percent_max: 40,
+            snapshot_factor: 6,
+            dead_percent_max: 35,
             compaction_bytes_per_second: 64 * MIB,
         }
     }
