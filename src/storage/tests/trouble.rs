@@ -39,6 +39,7 @@ async fn a_failed_sync_of_names_is_everybodys_trouble() {
     disk.disk.arm(Fault::SyncError { path: Path::new(DIR).to_owned(), nth: 2 });
     let written = store.inner.write_snapshot().await;
     assert!(matches!(written, Err(StorageError::Io { .. })), "{written:?}");
+    until("the log is latched", || store.inner.log.check().is_err()).await;
     assert!(store.failed().await.contains("os error 5"), "what the system said");
     assert!(matches!(put(&store, "key", "value").await, Err(StorageError::Latched(_))));
     assert!(store.inner.log.sync_names().await.is_err(), "the next sync would succeed");
@@ -255,6 +256,7 @@ async fn a_failed_sync_of_names_latches_also_while_a_group_is_written() {
     disk.disk.control().arm(crate::io::fault_disk::Fault::SyncError { path: DIR.into(), nth: 1 });
     assert!(log.sync_names().await.is_err());
     permits.add_permits(9);
+    until("the log is latched", || log.check().is_err()).await;
     run.await.unwrap();
     assert!(matches!(log.check(), Err(StorageError::Latched(_))));
     assert!(matches!(log.wait_synced(second).await, Err(StorageError::Latched(_))));
