@@ -27,6 +27,10 @@ pub const POINTS: &[&str] = &[
     "dot-made",
     "group-durable",
     "guest-sent",
+    "guest-struck",
+    "guest-turned-data",
+    "handoff-acked",
+    "handoff-sent",
     "hedge-timer",
     "hint-timer",
     "incarnation-renewed",
@@ -53,7 +57,7 @@ pub const POINTS: &[&str] = &[
 
 /// Every site at which node code can be made to take a way that is allowed and seldom taken.
 pub const SITES: &[&str] =
-    &["cache-missed", "group-early", "hedge-early", "hint-early", "shed", "snapshot-early"];
+    &["cache-missed", "group-early", "hedge-early", "hint-early", "hints-full", "shed", "snapshot-early"];
 
 /// A mistake that a node makes when it is told to, to see whether the checks find it. Each is a real one, made by
 /// some store before.
@@ -65,11 +69,14 @@ pub enum Canary {
     ActorKept,
     /// A merge keeps the siblings and forgets what they had overwritten.
     ContextDropped,
+    /// A fallback drops a guest record once its target has it, without a look at whether it has changed meanwhile.
+    StrikeUnseen,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Canary; 3] = [Canary::AckBeforeSync, Canary::ActorKept, Canary::ContextDropped];
+    pub const ALL: [Canary; 4] =
+        [Canary::AckBeforeSync, Canary::ActorKept, Canary::ContextDropped, Canary::StrikeUnseen];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -77,6 +84,7 @@ impl Canary {
             Canary::AckBeforeSync => "ack-before-sync",
             Canary::ActorKept => "actor-kept",
             Canary::ContextDropped => "context-dropped",
+            Canary::StrikeUnseen => "strike-unseen",
         }
     }
 }

@@ -183,6 +183,8 @@ impl Cluster {
 fn config(settings: &RunSettings) -> NodeConfig {
     let mut config = NodeConfig::new(PathBuf::from(DIR));
     config.hint_after = Duration::from_millis(settings.hint_after_ms);
+    config.handoff_interval = Duration::from_millis(settings.handoff_ms);
+    config.guests_max = settings.guests_max;
     config.hedge_after = Duration::from_millis(settings.hedge_after_ms);
     config.durability = settings.durability();
     config.caps = Caps { siblings_max: settings.siblings_max, ..Caps::default() };

@@ -17,6 +17,8 @@ use jepsen_like_checks::checks::{Check, NAMES};
 use jepsen_like_checks::event::{Event, Kind, Payload, Sibling};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::Content;
+use ringdove::net::message::HintsFor;
+use ringdove::node::Node;
 use ringdove::observe::{self, Canary};
 use ringdove::types::{Namespace, Wall};
 
@@ -148,6 +150,8 @@ struct Rest {
 const ALL_UP_WITHIN: Duration = Duration::from_secs(30);
 /// A peer that was down is tried again within its back-off.
 const QUIET: Duration = Duration::from_secs(6);
+/// And what nodes keep for others is handed over by then.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
 /// Final reads are tried for so long.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// And what they repaired is on the disks by then.
@@ -215,6 +219,12 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
         nemesis.step(&mut cluster).await;
     }
 
+    let by = world.now() + HANDED_OVER_WITHIN;
+    while !kept(&cluster).is_empty() && world.now() < by {
+        nemesis.step(&mut cluster).await;
+    }
+    unsettled.extend(kept(&cluster));
+
     for round in 0..2 {
         let reader = world.host(&format!("reader{round}"));
         let (of, settings, history) = (world.clone(), settings.clone(), history.clone());
@@ -248,6 +258,22 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
         });
     }
     Rest { unsettled, tally }
+}
+
+/// What nodes still keep for others, in words.
+fn kept(cluster: &Cluster) -> Vec<String> {
+    let nodes = cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?)));
+    let told = |(name, node): (&str, Node)| {
+        let hints = node.hints().targets;
+        hints
+            .into_iter()
+            .map(move |hints| {
+                let HintsFor { target, count, why, .. } = hints;
+                format!("{name} still keeps {count} records for {target}: {why:?}")
+            })
+            .collect::<Vec<_>>()
+    };
+    nodes.flat_map(told).collect()
 }
 
 /// (g) What is still in use although nobody asks for anything, in words.

@@ -53,6 +53,12 @@ pub struct RunSettings {
     pub ttl_ms: (u64, u64),
     /// Time after which a fallback takes the place of a silent primary.
     pub hint_after_ms: u64,
+    /// Time between two rounds of handoff.
+    #[serde(default = "handoff_ms")]
+    pub handoff_ms: u64,
+    /// Guest records that a node takes.
+    #[serde(default = "guests_max")]
+    pub guests_max: u64,
     /// Time after which a reader asks one more.
     pub hedge_after_ms: u64,
     /// Siblings that a put may make.
@@ -74,6 +80,16 @@ pub struct RunSettings {
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
+}
+
+/// Of plans that say nothing of it.
+fn handoff_ms() -> u64 {
+    1_000
+}
+
+/// Of plans that say nothing of it.
+fn guests_max() -> u64 {
+    1_000_000
 }
 
 /// Weights of the kinds of operations; all zero is reads alone.
@@ -173,8 +189,7 @@ impl RunSettings {
             w,
             r,
             own_quorums: chance.random_bool(0.3),
-            // Until guests are handed off, a write on a fallback alone cannot be found by strict reads.
-            strict: nodes > u64::from(replicas) || chance.random_bool(0.3),
+            strict: chance.random_bool(0.3),
             interval_ms,
             clients: chance.random_range(2..=6),
             operations: chance.random_range(150..=600),
@@ -186,6 +201,8 @@ impl RunSettings {
             mix,
             ttl_ms: (ttl_low, ttl_low + chance.random_range(0..8_000)),
             hint_after_ms: one(chance, &[20, 100, 300]),
+            handoff_ms: one(chance, &[100, 500, 1_000, 5_000]),
+            guests_max: one(chance, &[3, 20, 1_000, 1_000]),
             hedge_after_ms: one(chance, &[10, 50, 200]),
             siblings_max: one(chance, &[2, 5, 20, 100]),
             segment_bytes: one(chance, &[4, 8, 16, 64]) * 1024,

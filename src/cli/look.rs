@@ -17,15 +17,15 @@ use crate::net::message::StatusReply;
 use crate::types::{Key, LayoutRef, Namespace, NodeId, PartitionId};
 
 /// How long a node may take to say how it is.
-const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
-    connect: Connect,
+    pub(super) connect: Connect,
     /// Print JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, clap::Args)]

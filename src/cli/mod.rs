@@ -26,6 +26,7 @@ mod cluster;
 mod config;
 mod connect;
 mod export;
+mod hints;
 mod import;
 mod init;
 mod kv;
@@ -92,6 +93,8 @@ enum Command {
     Export(export::Args),
     /// Show how the nodes are.
     Status(look::StatusArgs),
+    /// Show what each node keeps for others, and why it still does.
+    Hints(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
     /// Load the cluster and measure.
@@ -123,6 +126,7 @@ pub fn main() -> ExitCode {
             Command::Import(args) => import::run(args).await,
             Command::Export(args) => export::run(args).await,
             Command::Status(args) => look::status(args).await,
+            Command::Hints(args) => hints::run(args).await,
             Command::Layout(args) => look::layout(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,

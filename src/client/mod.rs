@@ -77,7 +77,7 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
-use crate::net::message::{Ping, Pong, Put, PutOutcome, Status, StatusReply};
+use crate::net::message::{Hints, HintsReply, Ping, Pong, Put, PutOutcome, Status, StatusReply};
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, TraceId, WriteId};
 
@@ -222,6 +222,15 @@ impl Client {
     pub async fn status(&self, addr: &str, timeout: Option<Duration>) -> Result<StatusReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Status, asked).await
+    }
+
+    /// For whom the node at this address keeps records.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
     }
 }
 

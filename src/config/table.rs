@@ -154,6 +154,12 @@ pub static SETTINGS: &[Setting] = &[
         "How long a primary may be silent before a fallback takes its copy of a write. Below `timeout`."),
     row!(hedge_after, time(MS, MINUTE), time node.hedge_after,
         "How long a replica may be silent in a read before the next candidate is asked too. Below `timeout`."),
+    row!(handoff_interval, time(MS.saturating_mul(10), HOUR), time node.handoff_interval,
+        "Time between two rounds of handing records that are kept for other nodes to these."),
+    row!(handoff_bytes_per_second, size(64 * KIB, 64 * GIB), number node.handoff_bytes_per_second,
+        "Bytes of such records a second that one node is handed at the most."),
+    row!(guests_max, count(0, 1_000_000_000), number node.guests_max,
+        "Records that are kept for other nodes; further ones are refused, and the coordinator asks the next node."),
     row!(@ durability, Kind::Durability,
         "When a replica counts for a write that does not say: when its disk has it (`sync`), or before, its disk following \
          within a time (`interval:100ms`).", "",

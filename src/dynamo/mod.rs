@@ -13,7 +13,7 @@
 //! | §4.3 replication | [`layout`], [`preference`] | N primaries a partition on distinct nodes, spread over zones; then fallbacks in ring order |
 //! | §4.4 versioning | [`version`] | dotted version vectors in place of vector clocks |
 //! | §4.5 get and put | [`get`], [`put`], [`quorum`] | state machines; quorums per active layout |
-//! | §4.6 hinted handoff | [`put`] (`StoreGuest`, `NoteTarget`) | which node keeps what for whom is decided here; the delivery comes with its own machine |
+//! | §4.6 hinted handoff | [`put`] (`StoreGuest`, `NoteTarget`) | which node keeps what for whom is decided here; `node::handoff` delivers |
 //! | §4.7 anti-entropy | [`merkle`] | one tree a partition, leaves as xor of keyed hashes; the exchange comes with its own machine |
 //! | §4.8.1 membership | [`layout`] | members are added and removed by an operator, as one new layout |
 //! | §4.8.2, §4.8.3 failure detection | [`detector`] | phi accrual over heartbeats, and what traffic shows sooner. Not wired yet: a node's view is made from its traffic |

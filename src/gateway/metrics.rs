@@ -153,6 +153,14 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_read_repairs_failed_total", help, metrics.read_repairs_failed.get());
     let help = "Records sent to fallbacks, to be kept for primaries.";
     text.counter("ringdove_guests_sent_total", help, metrics.guests_sent.get());
+    let help = "Records kept for another node that were handed to it.";
+    text.counter("ringdove_guests_delivered_total", help, metrics.guests_delivered.get());
+    let help = "Of these, those that changed meanwhile and are handed over once more.";
+    text.counter("ringdove_guests_outrun_total", help, metrics.guests_outrun.get());
+    let help = "Times that a round of handing over ended early.";
+    text.counter("ringdove_handoff_failures_total", help, metrics.handoff_failures.get());
+    let help = "Records to be kept for other nodes that were refused because too many are.";
+    text.counter("ringdove_guests_refused_total", help, metrics.guests_refused.get());
     let help = "Messages that came under another layout than the node's.";
     text.counter("ringdove_wrong_layouts_total", help, metrics.wrong_layouts.get());
     let help = "Layouts taken over from other nodes.";

@@ -115,6 +115,9 @@ impl Node {
             }
             // No primary took a byte of it: this node may coordinate it itself, as a fallback.
         }
+        if !list.is_primary(inner.id) {
+            inner.takes_guest(&inner.slot(Table::Guest, put.namespace, &put.key)).await?;
+        }
         let (over, seen) = self.over(&put, request).await?;
         inner.in_time(request)?;
         let w = self.quorum_size("w", put.quorum.w)?;

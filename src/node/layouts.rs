@@ -16,8 +16,8 @@
 //!
 //! A request that is under way while the layout changes ends under the layouts that it began with. They are active
 //! until every member holds their successor, and a member may say so only when what it began before has ended: whoever
-//! writes the retiring of layouts must keep to that. Guest records of a node that becomes a primary are not turned into
-//! data yet; that comes with handoff.
+//! writes the retiring of layouts must keep to that. Guest records of a node that becomes a primary are turned into data by
+//! [`handoff`](super::handoff).
 
 use std::sync::Arc;
 

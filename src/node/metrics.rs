@@ -190,6 +190,14 @@ pub struct Metrics {
     pub read_repairs_failed: Counter,
     /// Records sent to fallbacks, to be kept for primaries.
     pub guests_sent: Counter,
+    /// Records kept for another node that were handed to it.
+    pub guests_delivered: Counter,
+    /// Of these, those that changed meanwhile and are handed over once more.
+    pub guests_outrun: Counter,
+    /// Times that a round of handing over ended early.
+    pub handoff_failures: Counter,
+    /// Guest records refused because too many are kept.
+    pub guests_refused: Counter,
     /// Requests turned away because too many are in flight.
     pub shed_in_flight: Counter,
     /// Requests turned away because their time was up before they began.
@@ -216,6 +224,10 @@ impl Default for Metrics {
             read_repairs: Counter::default(),
             read_repairs_failed: Counter::default(),
             guests_sent: Counter::default(),
+            guests_delivered: Counter::default(),
+            guests_outrun: Counter::default(),
+            handoff_failures: Counter::default(),
+            guests_refused: Counter::default(),
             shed_in_flight: Counter::default(),
             shed_late: Counter::default(),
             shed_wait: Counter::default(),

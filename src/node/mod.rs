@@ -10,7 +10,7 @@
 //! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
-//! Not yet here: heartbeats, handoff of guest records, anti-entropy, reaping, changing the layout.
+//! Not yet here: heartbeats, anti-entropy, reaping, changing the layout.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -44,6 +44,7 @@ use crate::types::{
 };
 
 use access::AccessLog;
+use handoff::Handoff;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
@@ -53,6 +54,7 @@ mod batch;
 pub mod coordinator;
 mod drivers;
 mod founding;
+mod handoff;
 pub mod layouts;
 mod listing;
 pub mod metrics;
@@ -78,6 +80,13 @@ pub struct NodeConfig {
     pub hint_after: Duration,
     /// How long a replica may be silent before the next candidate is asked too. Default 200 ms.
     pub hedge_after: Duration,
+    /// Time between two rounds of handing guest records to their targets. Default 1 s.
+    pub handoff_interval: Duration,
+    /// Bytes of records a second that are handed to one target. Default 32 MiB.
+    pub handoff_bytes_per_second: u64,
+    /// Guest records that this node keeps; further ones are refused. The count is one round of handoff old, at the
+    /// most. Default 1,000,000.
+    pub guests_max: u64,
     /// When a replica counts for a write that does not say. Default: when its disk has it.
     pub durability: Durability,
     /// Client operations at once, by all doors together; further ones are refused as overload. Default 4,096.
@@ -103,6 +112,9 @@ impl NodeConfig {
             timeout_max: Duration::from_secs(60),
             hint_after: Duration::from_millis(300),
             hedge_after: Duration::from_millis(200),
+            handoff_interval: Duration::from_secs(1),
+            handoff_bytes_per_second: 32 * 1024 * 1024,
+            guests_max: 1_000_000,
             durability: Durability::Sync,
             in_flight_max: 4096,
             caps: Caps::default(),
@@ -171,6 +183,7 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
+    handoff: Handoff,
     access: Option<AccessLog>,
     started: Mono,
     layouts: Mutex<Layouts>,
@@ -254,6 +267,7 @@ impl Node {
             peers,
             metrics: Metrics::default(),
             pace: Mutex::default(),
+            handoff: Handoff::default(),
             started,
             layouts: Mutex::new(Layouts::new(history)),
             adopting: AsyncMutex::new(()),
@@ -294,6 +308,7 @@ impl Node {
                 Some(reason)
             }
             _ = &mut served => None,
+            never = inner.hand_off() => match never {},
         };
         point!("node-drained");
         inner.peers.close();

@@ -274,6 +274,7 @@ impl PeerService {
                 }
                 let targets: &[NodeId] = if table == Table::Guest { &store.guest_of } else { &[] };
                 let slot = node.slot(table, store.namespace, &store.key);
+                node.takes_guest(&slot).await?;
                 let stored = node.store_own(&slot, targets, &store.record, store.durability).await;
                 stored.map_err(|error| storage_refusal(&error))?;
                 Ok(answer(frame, &StoreReply))

@@ -155,6 +155,16 @@ impl Partition {
         self.owed_to.iter().map(|(node, ..)| *node).collect()
     }
 
+    /// How many entries are owed to a node, and how many bytes they have on the disk.
+    pub(super) fn owed_size(&self, node: NodeId) -> (u64, u64) {
+        let from = Bound::Included((node, Table::Data, Arc::default()));
+        let owed = self.owed_to.range((from, Bound::Unbounded)).take_while(|(owed, ..)| *owed == node);
+        owed.fold((0, 0), |(count, bytes), (_, table, id)| {
+            let len = self.index(*table).get(id).map_or(0, |place| place.len() as u64);
+            (count + 1, bytes + len)
+        })
+    }
+
     /// Entries owed to a node, in order from behind `after`.
     pub(super) fn owed_to(
         &self,

@@ -403,6 +403,15 @@ impl Store {
         found
     }
 
+    /// How many entries are kept for a node, and how many bytes they have on the disk. Visits each of them.
+    pub fn owed_size(&self, node: NodeId) -> (u64, u64) {
+        self.inner
+            .partitions
+            .iter()
+            .map(|partition| lock(partition).owed_size(node))
+            .fold((0, 0), |(count, bytes), (more, their_bytes)| (count + more, bytes + their_bytes))
+    }
+
     /// Waits until everything before the position is durable. Hurries a group that has time.
     ///
     /// # Errors

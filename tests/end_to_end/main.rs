@@ -6,6 +6,7 @@
 
 mod clusters;
 mod doors;
+mod handoff;
 mod idle;
 mod import_files;
 mod packages;

@@ -7,11 +7,7 @@ use sim::report::Tally;
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
-pub(crate) const PENDING: [(&str, &str); 6] = [
-    (
-        "handoff of guests",
-        "(f) a guest goes only after its target synced it; writes are strict where there are more nodes than replicas",
-    ),
+pub(crate) const PENDING: [(&str, &str); 5] = [
     ("anti-entropy", "convergence is driven by reading every key from all replicas"),
     (
         "refill and repair",
@@ -26,8 +22,8 @@ pub(crate) const PENDING: [(&str, &str); 6] = [
 pub(crate) const PENDING_PROBES: [&str; 11] = [
     "a read answered by fewer primaries than asked",
     "point damaged-copy-replaced",
-    "point guest-sent",
     "point incarnation-renewed",
+    "point guest-turned-data",
     "point layout-adopted",
     "disk BitFlip",
     "disk MisdirectedWrite",

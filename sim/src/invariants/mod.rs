@@ -7,6 +7,7 @@
 //! | (c) | `climbs` | what a disk holds of a key only grows: merge(old, new) = new |
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
 //! | (e) | `shown` | what a node shows of a key is on its disk for certain |
+//! | (f) | `guests` | what is kept for another node goes only once that node's disk has it |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
@@ -35,6 +36,7 @@ mod acks;
 mod climbs;
 mod covered;
 mod dots;
+mod guests;
 mod shown;
 
 /// Violations that are kept; more say nothing new.
@@ -170,6 +172,8 @@ struct Reading<'a> {
     host: &'a str,
     now: Duration,
     trace: &'a Trace,
+    /// All others.
+    disks: &'a BTreeMap<String, Holdings>,
     dots: &'a mut dots::Dots,
     records: u64,
     wrong: Vec<String>,
@@ -197,9 +201,11 @@ impl Finder for Reading<'_> {
     }
 
     fn moved(&mut self, slot: &Slot, before: Option<&Entry>, now: Option<&Entry>) {
-        if let (Some(before), Some(now)) = (before, now) {
+        let Some(before) = before else { return };
+        if let Some(now) = now {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
+        self.wrong.extend(guests::judge(self.disks, self.host, slot, before, now));
     }
 
     fn removed(&mut self, slot: &Slot, entry: &Entry) {
@@ -212,8 +218,9 @@ impl DiskWatch for Watch {
         let state = &mut *self.lock();
         state.now = now;
         let mut holdings = state.disks.remove(host).unwrap_or_default();
+        let (disks, dots) = (&state.disks, &mut state.dots);
         let mut reading =
-            Reading { host, now, trace: &self.trace, dots: &mut state.dots, records: 0, wrong: Vec::new() };
+            Reading { host, now, trace: &self.trace, disks, dots, records: 0, wrong: Vec::new() };
         match change {
             DiskChange::Synced(path) => holdings.synced(path, image, &mut reading),
             DiskChange::DirSynced(dir) if dir == Path::new(DIR) => {

@@ -331,6 +331,47 @@ pub struct Pong;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status;
 
+/// Asks for whom the node keeps records, and why these still wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints;
+
+/// What a node keeps for others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintsReply {
+    /// By target, in order.
+    pub targets: Vec<HintsFor>,
+    /// Guest records that the node takes at most.
+    pub guests_max: u64,
+}
+
+/// What a node keeps for another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintsFor {
+    /// The other one.
+    pub target: NodeId,
+    /// Records: guests, and own copies of which it is noted that the target lacks them.
+    pub count: u64,
+    /// Their bytes on the disk.
+    pub bytes: u64,
+    /// Milliseconds since something has been kept for it without a break, as far as the node knows since its start.
+    pub age_ms: u64,
+    /// Why they wait.
+    pub why: HintWhy,
+}
+
+/// Why records wait for their target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HintWhy {
+    /// They came after the last round.
+    New,
+    /// They are on their way.
+    Moving,
+    /// The target is not reachable.
+    Down,
+    /// The last round ended early, for this reason.
+    Failed(String),
+}
+
 /// How a node is, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {

@@ -37,9 +37,9 @@ mod v1;
 mod vectors;
 
 pub use client::{
-    BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, LayoutReply, MultiGet, MultiGetReply,
-    MultiPut, MultiPutReply, Ping, Pong, Put, PutOutcome, PutReply, Replicas, SCAN_ITEMS_MAX, Scan, ScanItem,
-    ScanReply, Status, StatusReply, Version,
+    BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, HintWhy, Hints, HintsFor, HintsReply,
+    LayoutReply, MultiGet, MultiGetReply, MultiPut, MultiPutReply, Ping, Pong, Put, PutOutcome, PutReply,
+    Replicas, SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply, Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
@@ -156,6 +156,8 @@ messages! {
     2 0x8107 ScanReply;
     2 0x0108 Status;
     2 0x8108 StatusReply;
+    2 0x0109 Hints;
+    2 0x8109 HintsReply;
     1 0x0201 Fetch was v1::Fetch;
     1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;
@@ -182,6 +184,7 @@ pub fn is_spoken(kind: u16, version: u8) -> bool {
 
 /// Whether a request of this kind changes nothing, so that it may be refused even after it was carried out.
 pub fn is_read(kind: u16) -> bool {
-    [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND].contains(&kind)
+    [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND, Hints::KIND]
+        .contains(&kind)
         || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND].contains(&kind)
 }

@@ -1,0 +1,34 @@
+//! (f) What is kept for another node goes only once that node has it on its disk for certain.
+
+use std::collections::BTreeMap;
+
+use ringdove::storage::{Entry, Slot, Table};
+
+use crate::holdings::Holdings;
+
+pub(super) fn judge(
+    disks: &BTreeMap<String, Holdings>,
+    host: &str,
+    slot: &Slot,
+    before: &Entry,
+    now: Option<&Entry>,
+) -> Vec<String> {
+    let kept = |target| now.is_some_and(|now| now.targets.contains(target));
+    let data = Slot { table: Table::Data, ..slot.clone() };
+    let context = before.copy.record.context();
+    let has = |target: &str| {
+        let held =
+            disks.get(target).and_then(|disk| disk.get(&data)).map(|entry| entry.copy.record.context());
+        context.entries().all(|(actor, counter)| held.is_some_and(|held| held.get(actor) >= counter))
+    };
+    let struck = before.targets.iter().filter(|target| !kept(target)).map(ToString::to_string);
+    struck
+        .filter(|target| !has(target))
+        .map(|target| {
+            format!(
+                "{host} keeps {} ({:?}) no more for {target}, whose disk does not hold it: context {context:?}",
+                slot.key, slot.table
+            )
+        })
+        .collect()
+}

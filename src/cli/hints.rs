@@ -1,0 +1,98 @@
+//! `ringdove hints`: what the nodes keep for others, and why it still waits.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::connect::failed;
+use super::look::{STATUS_PATIENCE, StatusArgs};
+use super::units::{self, grouped, span, table};
+use super::{DONE, NOT_NOW, complain, say};
+use crate::client::ClientError;
+use crate::net::message::{HintWhy, HintsReply};
+use crate::types::NodeId;
+
+pub(super) async fn run(args: StatusArgs) -> u8 {
+    try_run(args).await.unwrap_or_else(|code| code)
+}
+
+/// Why, for people, and as a word for programs.
+fn words(why: &HintWhy) -> (String, &'static str) {
+    match why {
+        HintWhy::New => ("came since the last round".to_owned(), "new"),
+        HintWhy::Moving => ("on their way".to_owned(), "moving"),
+        HintWhy::Down => ("the target is not reachable".to_owned(), "down"),
+        HintWhy::Failed(reason) => (format!("the last round ended early: {reason}"), "failed"),
+    }
+}
+
+async fn try_run(args: StatusArgs) -> Result<u8, u8> {
+    let client = args.connect.client_with(|config| config.tries = 1)?;
+    client.layouts().await.map_err(|error| failed(&error, args.json))?;
+    let patience = Some(STATUS_PATIENCE.min(args.connect.timeout));
+    let ask = |(node, addr): (NodeId, String)| {
+        let client = client.clone();
+        async move { (node, client.hints(&addr, patience).await) }
+    };
+    let asked: Vec<(NodeId, Result<HintsReply, ClientError>)> =
+        join_all(client.members().into_iter().map(ask)).await;
+    let silent = asked.iter().filter(|(_, hints)| hints.is_err()).count();
+    let told = || asked.iter().filter_map(|(node, hints)| Some((node, hints.as_ref().ok()?)));
+    let total: u64 = told().flat_map(|(_, hints)| &hints.targets).map(|hints| hints.count).sum();
+    if args.json {
+        let nodes: Vec<_> = asked
+            .iter()
+            .map(|(node, hints)| match hints {
+                Err(error) => json!({ "node": node.to_string(), "message": error.to_string() }),
+                Ok(hints) => {
+                    let targets = hints.targets.iter().map(|hints| {
+                        let (message, why) = words(&hints.why);
+                        json!({
+                            "target": hints.target.to_string(),
+                            "count": hints.count,
+                            "bytes": hints.bytes,
+                            "age_ms": hints.age_ms,
+                            "why": why,
+                            "message": message,
+                        })
+                    });
+                    json!({
+                        "node": node.to_string(),
+                        "guests_max": hints.guests_max,
+                        "targets": targets.collect::<Vec<_>>(),
+                    })
+                }
+            })
+            .collect();
+        say(&json!({ "total": total, "nodes": nodes }).to_string());
+    } else if total == 0 {
+        say("nothing is kept for others");
+    } else {
+        let rows: Vec<Vec<String>> = told()
+            .flat_map(|(node, hints)| hints.targets.iter().map(move |hints| (node, hints)))
+            .map(|(node, hints)| {
+                vec![
+                    node.to_string(),
+                    hints.target.to_string(),
+                    grouped(hints.count),
+                    units::bytes(hints.bytes),
+                    span(Duration::from_millis(hints.age_ms)),
+                    words(&hints.why).0,
+                ]
+            })
+            .collect();
+        say(&table(&["NODE", "KEEPS FOR", ">RECORDS", ">BYTES", ">SINCE", "WHY"], &rows));
+        say(&format!("{} records in all", grouped(total)));
+    }
+    for (node, hints) in &asked {
+        if let Err(error) = hints {
+            complain(&format!("{node}: {error}"));
+        }
+    }
+    if silent > 0 {
+        complain(&format!("{silent} of {} nodes do not answer", asked.len()));
+        return Ok(NOT_NOW);
+    }
+    Ok(DONE)
+}
