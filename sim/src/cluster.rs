@@ -184,6 +184,8 @@ fn config(settings: &RunSettings) -> NodeConfig {
     let mut config = NodeConfig::new(PathBuf::from(DIR));
     config.hint_after = Duration::from_millis(settings.hint_after_ms);
     config.handoff_interval = Duration::from_millis(settings.handoff_ms);
+    config.anti_entropy_interval = Duration::from_millis(settings.anti_entropy_ms);
+    config.scrub_interval = Duration::from_millis(settings.scrub_ms);
     config.guests_max = settings.guests_max;
     config.hedge_after = Duration::from_millis(settings.hedge_after_ms);
     config.durability = settings.durability();

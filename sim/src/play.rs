@@ -7,6 +7,7 @@
 //! Until anti-entropy is there, reading every key from all its replicas is what brings them together (read repair). After
 //! that every primary must hold the same record, for certain.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -152,6 +153,12 @@ const ALL_UP_WITHIN: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_secs(6);
 /// And what nodes keep for others is handed over by then.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
+/// Replicas are equal after three rounds of anti-entropy and this.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(20);
+/// Whatever is under way has ended once within this time.
+const AT_REST_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks at whether something has come to rest.
+const LOOK: Duration = Duration::from_millis(250);
 /// Final reads are tried for so long.
 const READ_WITHIN: Duration = Duration::from_secs(30);
 /// And what they repaired is on the disks by then.
@@ -221,9 +228,15 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
 
     let by = world.now() + HANDED_OVER_WITHIN;
     while !kept(&cluster).is_empty() && world.now() < by {
-        nemesis.step(&mut cluster).await;
+        rest(&world, &mut nemesis, &mut cluster, LOOK).await;
     }
     unsettled.extend(kept(&cluster));
+    // Nobody reads: what makes replicas equal here is anti-entropy alone.
+    let by = world.now() + Duration::from_millis(3 * settings.anti_entropy_ms) + CONVERGED_WITHIN;
+    while !apart(&cluster, &plan, &watch).is_empty() && world.now() < by {
+        rest(&world, &mut nemesis, &mut cluster, LOOK).await;
+    }
+    unsettled.extend(apart(&cluster, &plan, &watch));
 
     for round in 0..2 {
         let reader = world.host(&format!("reader{round}"));
@@ -241,7 +254,7 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
         }
     }
     watch.tick(world.now());
-    unsettled.extend(left_over(&world, &cluster));
+    unsettled.extend(left_over(&world, &mut nemesis, &mut cluster).await);
     replicas(&world, &cluster, &plan, &history, &watch);
     let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
     for (name, (fired, effective)) in nemesis.counts() {
@@ -260,6 +273,42 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     Rest { unsettled, tally }
 }
 
+/// Lets so much time pass.
+async fn rest(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster, time: Duration) {
+    let until = world.now() + time;
+    while world.now() < until {
+        nemesis.step(cluster).await;
+    }
+}
+
+/// Which keys' primaries hold different records, and which nodes do not know that they have everything, in words.
+fn apart(cluster: &Cluster, plan: &Plan, watch: &Watch) -> Vec<String> {
+    let mut apart = Vec::new();
+    let layout = cluster.layout();
+    let merged = crate::workload::merged::keys().map(|(key, _)| key);
+    for key in keys(&plan.settings).into_iter().map(|(key, _)| key).chain(merged) {
+        let held = watch.held(Namespace::default(), &key);
+        let partition = layout.q().partition_of(Namespace::default(), &key);
+        let copies: Vec<_> = layout
+            .primaries(partition)
+            .iter()
+            .map(|primary| held.get(&primary.to_string()).map(|entry| &entry.copy.record))
+            .collect();
+        if copies.windows(2).any(|pair| pair[0] != pair[1]) {
+            let contexts: Vec<_> = copies.iter().map(|copy| copy.map(|copy| copy.context())).collect();
+            apart.push(format!("the primaries of {key} ({partition}) hold different records: {contexts:?}"));
+        }
+    }
+    for (name, node) in cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?))) {
+        let status = node.status();
+        if status.partitions_refilled < status.partitions {
+            let (has, of) = (status.partitions_refilled, status.partitions);
+            apart.push(format!("{name} has refilled {has} of {of} partitions"));
+        }
+    }
+    apart
+}
+
 /// What nodes still keep for others, in words.
 fn kept(cluster: &Cluster) -> Vec<String> {
     let nodes = cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?)));
@@ -276,19 +325,33 @@ fn kept(cluster: &Cluster) -> Vec<String> {
     nodes.flat_map(told).collect()
 }
 
-/// (g) What is still in use although nobody asks for anything, in words.
-fn left_over(world: &World, cluster: &Cluster) -> Vec<String> {
-    let mut left = Vec::new();
+/// (g) What is still in use although no client asks for anything, in words. Nodes go on asking each other one thing at a
+/// time, so each kind of use must come to nothing at some moment, not all at one.
+async fn left_over(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster) -> Vec<String> {
+    let by = world.now() + AT_REST_WITHIN;
+    let mut left = in_use(world, cluster);
+    while !left.is_empty() && world.now() < by {
+        nemesis.step(cluster).await;
+        let still = in_use(world, cluster);
+        left.retain(|what, _| still.contains_key(what));
+    }
+    left.into_values().collect()
+}
+
+/// What is in use at this moment: what it is, and how much in words.
+fn in_use(world: &World, cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut used = BTreeMap::new();
     for (name, _) in cluster.hosts() {
         let Some(node) = cluster.node(name) else { continue };
         let in_flight = node.metrics().in_flight();
         if in_flight > 0 {
-            left.push(format!("{name} still has {in_flight} requests in progress"));
+            used.insert(name.to_owned(), format!("{name} still has {in_flight} requests in progress"));
         }
         for peer in node.peers() {
             let (calls, bytes) = node.peer_load(peer);
             if calls + bytes > 0 {
-                left.push(format!("{name} still has {calls} calls and {bytes} bytes under way to {peer}"));
+                let words = format!("{name} still has {calls} calls and {bytes} bytes under way to {peer}");
+                used.insert(format!("{name} {peer}"), words);
             }
         }
     }
@@ -296,10 +359,11 @@ fn left_over(world: &World, cluster: &Cluster) -> Vec<String> {
     let hosts = cluster.hosts().count();
     // Between nodes a few for each pair; of the clients, who are gone, none.
     let most = hosts * hosts * CONNECTIONS_MAX;
-    if connections > most || segments > 0 {
-        left.push(format!("{connections} connections (at most {most}) and {segments} segments are left"));
+    if connections > most || segments > hosts * hosts {
+        let words = format!("{connections} connections (at most {most}) and {segments} segments are left");
+        used.insert("net".to_owned(), words);
     }
-    left
+    used
 }
 
 /// Connections that two nodes may keep open.

@@ -56,6 +56,12 @@ pub struct RunSettings {
     /// Time between two rounds of handoff.
     #[serde(default = "handoff_ms")]
     pub handoff_ms: u64,
+    /// Time within which each partition is compared with its other primaries'.
+    #[serde(default = "anti_entropy_ms")]
+    pub anti_entropy_ms: u64,
+    /// Time within which every record is read in search of damage.
+    #[serde(default = "scrub_ms")]
+    pub scrub_ms: u64,
     /// Guest records that a node takes.
     #[serde(default = "guests_max")]
     pub guests_max: u64,
@@ -85,6 +91,16 @@ pub struct RunSettings {
 /// Of plans that say nothing of it.
 fn handoff_ms() -> u64 {
     1_000
+}
+
+/// Of plans that say nothing of it.
+fn anti_entropy_ms() -> u64 {
+    5_000
+}
+
+/// Of plans that say nothing of it.
+fn scrub_ms() -> u64 {
+    60_000
 }
 
 /// Of plans that say nothing of it.
@@ -202,6 +218,8 @@ impl RunSettings {
             ttl_ms: (ttl_low, ttl_low + chance.random_range(0..8_000)),
             hint_after_ms: one(chance, &[20, 100, 300]),
             handoff_ms: one(chance, &[100, 500, 1_000, 5_000]),
+            anti_entropy_ms: one(chance, &[2_000, 5_000, 10_000]),
+            scrub_ms: one(chance, &[10_000, 60_000]),
             guests_max: one(chance, &[3, 20, 1_000, 1_000]),
             hedge_after_ms: one(chance, &[10, 50, 200]),
             siblings_max: one(chance, &[2, 5, 20, 100]),

@@ -27,7 +27,7 @@ use crate::settings::RunSettings;
 use crate::world::{Start, World};
 use ringdove::types::NodeId;
 
-mod merged;
+pub(crate) mod merged;
 
 /// One client host's session.
 pub struct Session {

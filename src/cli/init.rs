@@ -311,8 +311,8 @@ async fn from_node(args: &Args, addr: &str) -> Result<String, Wrong> {
     let mut words = format!("{id} of cluster {cluster} is in {dir}, with nothing in it");
     if args.replace.is_some() {
         words.push_str(
-            ".\nWhat it held is on the other replicas. Its partitions are not refilled; it gets copies as keys are read and \
-             written",
+            ".\nWhat it held is on the other replicas. Its partitions are not refilled: once it runs it gets them from there, \
+             and counts in no strict read until it has (`ringdove status`)",
         );
     }
     let _ = write!(words, "; start it:\n  ringdove serve --dir {dir}");

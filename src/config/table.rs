@@ -160,6 +160,12 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of such records a second that one node is handed at the most."),
     row!(guests_max, count(0, 1_000_000_000), number node.guests_max,
         "Records that are kept for other nodes; further ones are refused, and the coordinator asks the next node."),
+    row!(anti_entropy_interval, time(MS.saturating_mul(10), HOUR.saturating_mul(24)), time node.anti_entropy_interval,
+        "Within this time each partition is compared with those of all its other primaries, and what differs is repaired."),
+    row!(anti_entropy_bytes_per_second, size(64 * KIB, 64 * GIB), number node.anti_entropy_bytes_per_second,
+        "Bytes of records a second that this moves, or a scrub reads."),
+    row!(scrub_interval, time(MS.saturating_mul(10), HOUR.saturating_mul(24 * 365)), time node.scrub_interval,
+        "Within this time every record is read once, to find damage before a client does."),
     row!(@ durability, Kind::Durability,
         "When a replica counts for a write that does not say: when its disk has it (`sync`), or before, its disk following \
          within a time (`interval:100ms`).", "",

@@ -198,6 +198,18 @@ pub struct Metrics {
     pub handoff_failures: Counter,
     /// Guest records refused because too many are kept.
     pub guests_refused: Counter,
+    /// Partitions compared with another primary's.
+    pub exchanges: Counter,
+    /// Partitions that could not be compared with all.
+    pub exchanges_failed: Counter,
+    /// Records that this node took over from another primary.
+    pub exchange_pulled: Counter,
+    /// Records that another primary lacked something of and was given.
+    pub exchange_pushed: Counter,
+    /// Partitions that count as refilled again.
+    pub partitions_refilled: Counter,
+    /// Records read in search of damage.
+    pub scrubbed: Counter,
     /// Requests turned away because too many are in flight.
     pub shed_in_flight: Counter,
     /// Requests turned away because their time was up before they began.
@@ -228,6 +240,12 @@ impl Default for Metrics {
             guests_outrun: Counter::default(),
             handoff_failures: Counter::default(),
             guests_refused: Counter::default(),
+            exchanges: Counter::default(),
+            exchanges_failed: Counter::default(),
+            exchange_pulled: Counter::default(),
+            exchange_pushed: Counter::default(),
+            partitions_refilled: Counter::default(),
+            scrubbed: Counter::default(),
             shed_in_flight: Counter::default(),
             shed_late: Counter::default(),
             shed_wait: Counter::default(),

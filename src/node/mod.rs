@@ -10,7 +10,7 @@
 //! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
-//! Not yet here: heartbeats, anti-entropy, reaping, changing the layout.
+//! Not yet here: heartbeats, reaping, changing the layout.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -50,6 +50,7 @@ use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
 
 mod access;
+mod anti_entropy;
 mod batch;
 pub mod coordinator;
 mod drivers;
@@ -87,6 +88,12 @@ pub struct NodeConfig {
     /// Guest records that this node keeps; further ones are refused. The count is one round of handoff old, at the
     /// most. Default 1,000,000.
     pub guests_max: u64,
+    /// Within this time each partition is compared with every other primary's. Default 30 s.
+    pub anti_entropy_interval: Duration,
+    /// Bytes of records a second that comparing moves, or a scrub reads. Default 16 MiB.
+    pub anti_entropy_bytes_per_second: u64,
+    /// Within this time every record is read once, to find damage before a client does. Default 7 days.
+    pub scrub_interval: Duration,
     /// When a replica counts for a write that does not say. Default: when its disk has it.
     pub durability: Durability,
     /// Client operations at once, by all doors together; further ones are refused as overload. Default 4,096.
@@ -115,6 +122,9 @@ impl NodeConfig {
             handoff_interval: Duration::from_secs(1),
             handoff_bytes_per_second: 32 * 1024 * 1024,
             guests_max: 1_000_000,
+            anti_entropy_interval: Duration::from_secs(30),
+            anti_entropy_bytes_per_second: 16 * 1024 * 1024,
+            scrub_interval: Duration::from_secs(7 * 24 * 3600),
             durability: Durability::Sync,
             in_flight_max: 4096,
             caps: Caps::default(),
@@ -309,6 +319,7 @@ impl Node {
             }
             _ = &mut served => None,
             never = inner.hand_off() => match never {},
+            never = inner.anti_entropy() => match never {},
         };
         point!("node-drained");
         inner.peers.close();

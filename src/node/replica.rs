@@ -14,8 +14,9 @@ use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionV
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchMany, FetchReply, Hello, Join, Message, MultiPut, OfferLayouts,
-    OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, Welcome, kind_name,
+    self as net, Fetch, FetchMany, FetchReply, Hello, Join, LeafKeys, Message, MultiPut, OfferLayouts,
+    OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, TreeHashes, Welcome,
+    kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
@@ -71,7 +72,7 @@ impl Inner {
             None => (Record::new(), None),
         };
         fact!(Shown { node: self.id, slot: &slot, record: &record });
-        Ok(OwnCopy { node: self.id, record, version_hash, refilling: false })
+        Ok(OwnCopy { node: self.id, record, version_hash, refilling: self.is_refilling(&slot) })
     }
 
     /// What a peer that holds a copy of version hash `unless` is answered.
@@ -79,11 +80,17 @@ impl Inner {
         if let Some(version_hash) = fetch.unless {
             let slot = self.slot(self.table(fetch.namespace, &fetch.key), fetch.namespace, &fetch.key);
             if self.store.holds(&slot, version_hash).await? {
-                return Ok(FetchReply { record: None, refilling: false });
+                return Ok(FetchReply { record: None, refilling: self.is_refilling(&slot) });
             }
         }
         let record = self.fetch_own(fetch.namespace, &fetch.key).await?;
-        Ok(FetchReply { record: Some(record), refilling: false })
+        let slot = self.slot(self.table(fetch.namespace, &fetch.key), fetch.namespace, &fetch.key);
+        Ok(FetchReply { record: Some(record), refilling: self.is_refilling(&slot) })
+    }
+
+    /// Whether this node may lack something of a key of which it is a primary: then it counts in no strict read.
+    fn is_refilling(&self, slot: &Slot) -> bool {
+        slot.table == Table::Data && !self.store.partition_state(slot.partition).0.refilled
     }
 
     /// Makes one dot on this node's copy. When it returns, the append is under way.
@@ -284,6 +291,8 @@ impl PeerService {
                 let reply = self.node.put(Put { forwarded: true, ..put }, request()?).await?;
                 Ok(answer(frame, &reply))
             }
+            TreeHashes::KIND => Ok(answer(frame, &node.answer_tree(&read(frame)?).await?)),
+            LeafKeys::KIND => Ok(answer(frame, &node.answer_leaf_keys(read(frame)?).await?)),
             ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),
             FetchMany::KIND => Ok(answer(frame, &node.fetch_many_own(&read(frame)?).await)),
             MultiPut::KIND => {

@@ -103,6 +103,8 @@ pub(super) struct Inner {
     pub(super) snapshot_due: AtomicU64,
     /// Positions of records found damaged.
     pub(super) damaged: Mutex<BTreeMap<PartitionId, BTreeSet<u64>>>,
+    /// How often a partition lost its *refilled* mark, or would have, in this start.
+    pub(super) doubts: AtomicU64,
     /// Victims that could not go, with the live bytes they had: tried again when these change.
     pub(super) pinned: Mutex<BTreeMap<u64, u64>>,
     pub(super) counters: Counters,
@@ -357,6 +359,8 @@ impl Inner {
                 return;
             }
         }
+        // Before the mark: whoever sets it compares this under the partition's lock.
+        self.doubts.fetch_add(1, Ordering::SeqCst);
         tracing::error!(%partition, position, "corruption: a record cannot be read as it was written");
         if let Some(locked) = self.partition(partition) {
             let mut locked = lock(locked);

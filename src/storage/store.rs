@@ -164,6 +164,7 @@ impl Store {
             snapshot_len: AtomicU64::new(found.snapshot_bytes),
             snapshot_due: AtomicU64::new(due),
             damaged: Mutex::default(),
+            doubts: AtomicU64::new(0),
             pinned: Mutex::default(),
             counters: Counters::default(),
             housekeeping: AsyncMutex::new(()),
@@ -284,6 +285,12 @@ impl Store {
     pub fn partition_state(&self, partition: PartitionId) -> (PartitionState, LogPosition) {
         let locked = lock(self.inner.partition(partition).expect("a partition below Q"));
         (locked.state, LogPosition(self.inner.log.end().0))
+    }
+
+    /// How often damage was found since the start. Who sets *refilled* compares it inside the change: see
+    /// [`Store::update_partition`].
+    pub fn doubts(&self) -> u64 {
+        self.inner.doubts.load(Ordering::SeqCst)
     }
 
     /// Changes the state of a partition. Always `Durability::Sync`.

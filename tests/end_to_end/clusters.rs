@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ringdove::dynamo::merkle::MerkleKey;
 use ringdove::io::{Clock, Net, RealClock, RealDisk, TcpNet};
@@ -42,6 +42,14 @@ fn refilled(dir: &str) -> usize {
         store.close().await.unwrap();
         refilled
     })
+}
+
+/// Whether the node at this address lacks something, as far as it knows.
+fn is_refilling(addr: &str) -> bool {
+    let status: serde_json::Value =
+        serde_json::from_slice(&output(&["status", "--addr", addr, "--json"]).stdout).expect("JSON");
+    let nodes = status["nodes"].as_array().expect("a list of nodes");
+    nodes.iter().any(|node| node["partitions_refilled"] != node["partitions"])
 }
 
 #[test]
@@ -90,10 +98,18 @@ fn members_join_one_by_one_and_a_lost_directory_is_replaced() {
     let (code, words) = said(&["init", "--dir", &n2, "--replace", &first, "--node-id", "2"]);
     assert!(code == Some(0) && words.contains("not refilled"), "{words}");
     assert_eq!(refilled(&n2), 0);
-    let node2 = Program::serve(&n2, &[]);
-    assert_eq!(output(&["get", "--addr", &second, "-r", "2", "dove"]).stdout, b"grey");
-    assert_eq!(node2.stop().0, Some(0));
+    let node2 = Program::serve(&n2, &["--anti-entropy-interval", "500ms"]);
+    // Nobody reads it: it asks for what it lacks by itself.
+    let began = Instant::now();
+    while is_refilling(&second) {
+        assert!(began.elapsed() < Duration::from_secs(60), "not refilled within a minute");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     assert_eq!(node1.stop().0, Some(0));
+    let got = output(&["get", "--addr", &second, "-r", "1", "dove"]);
+    assert_eq!(got.stdout, b"grey", "it has all of it on its own");
+    assert_eq!(node2.stop().0, Some(0));
+    assert_eq!(refilled(&n2), 256);
 }
 
 /// The cluster and the address of a cluster of one node that runs.

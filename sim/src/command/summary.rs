@@ -7,8 +7,7 @@ use sim::report::Tally;
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
-pub(crate) const PENDING: [(&str, &str); 5] = [
-    ("anti-entropy", "convergence is driven by reading every key from all replicas"),
+pub(crate) const PENDING: [(&str, &str); 4] = [
     (
         "refill and repair",
         "wipe, rollback, bit flips, misdirected writes, truncation, syncs that lie; a destroyed disk",

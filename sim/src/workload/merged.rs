@@ -31,7 +31,7 @@ pub(super) fn counter_key(number: u32) -> Key {
 }
 
 /// All keys of sets and counters, with whether it is a counter.
-pub(super) fn keys() -> impl Iterator<Item = (Key, bool)> {
+pub(crate) fn keys() -> impl Iterator<Item = (Key, bool)> {
     (0..KEYS).flat_map(|number| [(set_key(number), false), (counter_key(number), true)])
 }
 

@@ -44,8 +44,9 @@ pub use client::{
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
-    Fetch, FetchMany, FetchManyReply, FetchReply, HeldKey, Join, JoinReply, OfferLayouts, OfferLayoutsReply,
-    ScanKeys, ScanKeysReply, Store, StoreReply,
+    Fetch, FetchMany, FetchManyReply, FetchReply, HeldEntry, HeldKey, Join, JoinReply, LeafKeys,
+    LeafKeysReply, OfferLayouts, OfferLayoutsReply, ScanKeys, ScanKeysReply, Store, StoreReply, TreeHashes,
+    TreeHashesReply,
 };
 
 /// The newest protocol version, which this build speaks wherever the other side does.
@@ -168,6 +169,10 @@ messages! {
     2 0x8204 FetchManyReply;
     2 0x0205 OfferLayouts;
     2 0x8205 OfferLayoutsReply;
+    2 0x0206 TreeHashes;
+    2 0x8206 TreeHashesReply;
+    2 0x0207 LeafKeys;
+    2 0x8207 LeafKeysReply;
     2 0x0210 Join;
     2 0x8210 JoinReply;
 }
@@ -186,5 +191,5 @@ pub fn is_spoken(kind: u16, version: u8) -> bool {
 pub fn is_read(kind: u16) -> bool {
     [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND, Hints::KIND]
         .contains(&kind)
-        || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND].contains(&kind)
+        || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND, TreeHashes::KIND, LeafKeys::KIND].contains(&kind)
 }

@@ -109,6 +109,59 @@ pub struct FetchManyReply {
     pub records: Vec<Result<Record, RefusalCode>>,
 }
 
+/// A primary asks another about the Merkle tree of a partition that both hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeHashes {
+    /// Which.
+    pub partition: PartitionId,
+    /// Level of the tree, 0 for the root.
+    pub level: u32,
+    /// Nodes of that level, at most 4,096.
+    pub indices: Vec<u32>,
+}
+
+/// Hashes of durable records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeHashesReply {
+    /// log2 of its tree's leaves.
+    pub bits: u32,
+    /// One for each that was asked for, in that order.
+    pub hashes: Vec<u64>,
+}
+
+/// A primary asks another for its keys in leaves of a partition's Merkle tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafKeys {
+    /// Which.
+    pub partition: PartitionId,
+    /// log2 of the leaves that `leaves` are numbered by.
+    pub bits: u32,
+    /// The leaves, ascending, at most 4,096.
+    pub leaves: Vec<u32>,
+    /// Only keys behind this one.
+    pub after: Option<(Namespace, Key)>,
+}
+
+/// A key with the version that a node holds of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldEntry {
+    /// Keyspace.
+    pub namespace: Namespace,
+    /// The key.
+    pub key: Key,
+    /// `Record::version_hash` of its record.
+    pub version_hash: u64,
+}
+
+/// Keys of the leaves that were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafKeysReply {
+    /// In order of namespace and key. Deleted ones too.
+    pub keys: Vec<HeldEntry>,
+    /// Whether there are more behind the last one.
+    pub more: bool,
+}
+
 /// A node hands another the layouts that it goes by. Taken under any layout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayouts {

@@ -1,0 +1,434 @@
+//! Anti-entropy: the primaries of a partition compare what they hold and give each other what differs (Dynamo §4.7).
+//!
+//! ```text
+//!   this node                                        another primary
+//!   TreeHashes root, then the nodes below that differ ─▶  its hashes, all of durable records
+//!   LeafKeys of the leaves that differ ─────────────────▶  their keys with version hashes
+//!   for each key that differs: Fetch ───────────────────▶  its record
+//!       merge, make durable; Store the result, if the other lacks something of it ─▶
+//! ```
+//! Once an interval each partition of this node is compared with every other primary. Equal partitions cost one message and no
+//! look at any record; the cost follows the difference.
+//!
+//! **Refilled.** A partition that may have lost something is read through first (*scrub*), so that each damaged copy is known,
+//! and fetched from the others; then it is compared with *every* other primary. If no further damage was met since the scrub
+//! ended, it counts as refilled. One exchange that fails makes all of it begin again: what that primary alone holds is not known.
+//!
+//! The bad orders
+//! - Damage found while the exchanges run: storage resets *refilled* and counts a doubt; the count is compared under the
+//!   partition's lock where the flag is set.
+//! - A tree's hash stands for records that are not durable, and a crash takes them back: hashes are sent once the log is
+//!   synced up to the position at which they were read.
+//! - A record changes between the listing and the fetch: both are merged, and nothing is ever removed here.
+//! - A damaged copy keeps its place in the tree, so trees are equal although it cannot be read: hence the scrub, which comes
+//!   round for every partition, slowly.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ops::Bound;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use rand::RngExt;
+
+use super::metrics::Door;
+use super::replica::storage_refusal;
+use super::{Inner, Request, lock};
+use crate::dynamo::merkle::{Descent, HASHES_PER_ROUND_MAX, LeafBits};
+use crate::dynamo::ring::key_hash;
+use crate::net::link::CallError;
+use crate::net::message::{
+    Durability, Fetch, FetchReply, HeldEntry, LeafKeys, LeafKeysReply, Refusal, RefusalCode, Store,
+    StoreReply, TreeHashes, TreeHashesReply,
+};
+use crate::storage::{Change, Direction, LogPosition, Slot, StorageError, Table};
+use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId};
+
+/// Keys that are made equal at once.
+const AT_ONCE: usize = 8;
+/// Keys of one answer.
+const KEYS_MAX: usize = 4096;
+/// Leaves asked for at once.
+const LEAVES_MAX: usize = 4096;
+/// Keys looked at in one step.
+const LOOK: usize = 1024;
+
+/// What one comparison did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Made {
+    /// Keys that differed.
+    keys: u64,
+    /// Bytes of the records that went either way.
+    bytes: u64,
+}
+
+/// Keeps to a limit of bytes a second.
+struct Pace {
+    began: Mono,
+    bytes: u64,
+}
+
+impl Inner {
+    /// Compares and repairs, round by round.
+    pub(super) async fn anti_entropy(&self) -> Infallible {
+        let mut scrubbed: BTreeMap<PartitionId, Mono> = BTreeMap::new();
+        loop {
+            let mut ours: Vec<PartitionId> = self
+                .descriptor
+                .partitions
+                .partitions()
+                .filter(|partition| self.preference_of(*partition).is_primary(self.id))
+                .collect();
+            // Those first that cannot be counted on; in order otherwise.
+            ours.sort_by_key(|partition| self.store.partition_state(*partition).0.refilled);
+            let share =
+                self.config.anti_entropy_interval / u32::try_from(ours.len().max(1)).unwrap_or(u32::MAX);
+            for partition in &ours {
+                let wait = share.mul_f64(lock(&self.rng).random_range(0.5..1.5));
+                self.io.clock.sleep_until((self.now() + wait).since_origin()).await;
+                let scrub_interval = self.config.scrub_interval;
+                let last = *scrubbed.entry(*partition).or_insert_with(|| {
+                    // As if the last ones had been spread over the time before this start.
+                    self.now() + scrub_interval.mul_f64(lock(&self.rng).random_range(0.0..1.0))
+                });
+                let due = self.now().since(last) > scrub_interval;
+                match Box::pin(self.repair_partition(*partition, due)).await {
+                    Ok(()) if due => drop(scrubbed.insert(*partition, self.now())),
+                    Ok(()) => {}
+                    Err(why) => {
+                        self.metrics.exchanges_failed.one();
+                        tracing::debug!(%partition, %why, "not compared with every other primary");
+                    }
+                }
+            }
+            if ours.is_empty() {
+                let later = self.now() + self.config.anti_entropy_interval;
+                self.io.clock.sleep_until(later.since_origin()).await;
+            }
+        }
+    }
+
+    /// Compares a partition with every other primary; `scrub`: reads all of it before.
+    ///
+    /// # Errors
+    /// When one of them could not be compared with, or a damaged record is nowhere to be had. The others were.
+    async fn repair_partition(&self, partition: PartitionId, scrub: bool) -> Result<(), String> {
+        let list = self.preference_of(partition);
+        let others: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
+        let was_refilled = self.store.partition_state(partition).0.refilled;
+        let mut failure = Ok(());
+        if scrub || !was_refilled {
+            failure = self.scrub(partition, &others).await;
+        }
+        let doubts = self.store.doubts();
+        let down = self.peers.down();
+        for other in others {
+            let compared = if down.contains(&other) {
+                Err("it is down".to_owned())
+            } else {
+                self.exchange(partition, other).await
+            };
+            match compared {
+                Ok(made) => {
+                    self.metrics.exchanges.one();
+                    if made.keys > 0 {
+                        point!("exchange-repaired");
+                        tracing::info!(%partition, %other, keys = made.keys, bytes = made.bytes, "made equal");
+                    }
+                }
+                Err(why) => failure = failure.and(Err(format!("{other}: {why}"))),
+            }
+        }
+        failure?;
+        if !was_refilled {
+            let refilled = |state: &mut crate::storage::PartitionState| {
+                let same = self.store.doubts() == doubts;
+                state.refilled |= same;
+                (if same { Change::Write } else { Change::Keep }, same)
+            };
+            let (same, position) =
+                self.store.update_partition(partition, refilled).await.map_err(|error| error.to_string())?;
+            self.store.wait_synced(position).await.map_err(|error| error.to_string())?;
+            if same {
+                point!("partition-refilled");
+                self.metrics.partitions_refilled.one();
+                tracing::info!(%partition, "refilled: it was compared with every other primary");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a partition equal with another primary's.
+    async fn exchange(&self, partition: PartitionId, other: NodeId) -> Result<Made, String> {
+        let words = |error: &dyn std::fmt::Display| error.to_string();
+        let ask_root = TreeHashes { partition, level: 0, indices: vec![0] };
+        let mut reply: TreeHashesReply = self.ask(other, &ask_root).await?;
+        let theirs = LeafBits::new(reply.bits).map_err(|error| words(&error))?;
+        let (mine, _) = self.store.with_tree(partition, |tree| tree.bits());
+        let mut descent = Descent::new(mine, theirs);
+        while let Some(ask) = descent.ask() {
+            if ask.level > 0 {
+                let message = TreeHashes { partition, level: ask.level, indices: ask.indices };
+                reply = self.ask(other, &message).await?;
+            }
+            let (taken, _) = self.store.with_tree(partition, |tree| descent.on_hashes(tree, &reply.hashes));
+            taken.map_err(|error| words(&error))?;
+        }
+        let bits = descent.bits();
+        let mut made = Made::default();
+        let mut pace = Pace { began: self.now(), bytes: 0 };
+        for leaves in descent.finish().chunks(LEAVES_MAX) {
+            point!("exchange-differs");
+            self.exchange_leaves(partition, other, bits, leaves, &mut made, &mut pace).await?;
+        }
+        Ok(made)
+    }
+
+    async fn exchange_leaves(
+        &self,
+        partition: PartitionId,
+        other: NodeId,
+        bits: LeafBits,
+        leaves: &[u32],
+        made: &mut Made,
+        pace: &mut Pace,
+    ) -> Result<(), String> {
+        let mut after: Option<(Namespace, Key)> = None;
+        loop {
+            let message =
+                LeafKeys { partition, bits: bits.get(), leaves: leaves.to_vec(), after: after.clone() };
+            let theirs: LeafKeysReply = self.ask(other, &message).await?;
+            let last = theirs.keys.last().map(|held| (held.namespace, held.key.clone()));
+            if theirs.more && last <= after {
+                return Err("it lists no further keys and says that there are".to_owned());
+            }
+            let until = if theirs.more { last.clone() } else { None };
+            let mut differing: BTreeMap<(Namespace, Key), u64> =
+                theirs.keys.into_iter().map(|held| ((held.namespace, held.key), held.version_hash)).collect();
+            let mut from = after;
+            loop {
+                let (mine, more, _) = self.leaf_keys(partition, bits, leaves, from, until.as_ref()).await;
+                from = mine.last().map(|held| (held.namespace, held.key.clone()));
+                for held in mine {
+                    let key = (held.namespace, held.key);
+                    if differing.get(&key) == Some(&held.version_hash) {
+                        differing.remove(&key);
+                    } else {
+                        differing.entry(key).or_insert(0);
+                    }
+                }
+                if !more {
+                    break;
+                }
+            }
+            let slots = differing.into_keys().map(|(namespace, key)| self.slot(Table::Data, namespace, &key));
+            let slots: Vec<Slot> = slots.collect();
+            made.keys += slots.len() as u64;
+            let mut working =
+                stream::iter(slots).map(|slot| self.make_equal(slot, other)).buffer_unordered(AT_ONCE);
+            while let Some(bytes) = working.next().await {
+                let bytes = bytes?;
+                made.bytes += bytes;
+                self.keep_pace(pace, bytes).await;
+            }
+            if !theirs.more {
+                return Ok(());
+            }
+            after = last;
+        }
+    }
+
+    /// Gives this node and another primary the merge of their copies of one key; about how many bytes went either way.
+    async fn make_equal(&self, slot: Slot, other: NodeId) -> Result<u64, String> {
+        let words = |error: StorageError| storage_refusal(&error).message;
+        let unless = match self.store.read_with_hash(&slot).await {
+            Ok(found) => found.map(|(_, version_hash)| version_hash),
+            Err(StorageError::Corrupt(_)) => None,
+            Err(error) => return Err(words(error)),
+        };
+        let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless };
+        let theirs = match self.call(other, &fetch, self.errand()).await {
+            Ok(FetchReply { record: None, .. }) => return Ok(0),
+            Ok(FetchReply { record, .. }) => record.unwrap_or_default(),
+            // What it cannot read is not there for it: it is written over with this node's copy.
+            Err(CallError::Refused(refusal)) if refusal.code == RefusalCode::Corrupt => Default::default(),
+            Err(error) => return Err(error.to_string()),
+        };
+        let mut bytes = 0;
+        if !theirs.is_empty() {
+            bytes += theirs.size_bytes() as u64;
+            self.store_own(&slot, &[], &theirs, Durability::Sync).await.map_err(words)?;
+            self.metrics.exchange_pulled.one();
+        }
+        let Some(entry) = self.store.read(&slot).await.map_err(words)? else { return Ok(bytes) };
+        let record = entry.copy.record;
+        if record != theirs {
+            fact!(Shown { node: self.id, slot: &slot, record: &record });
+            bytes += record.size_bytes() as u64;
+            let store = Store {
+                namespace: slot.namespace,
+                key: slot.key.clone(),
+                record,
+                guest_of: Vec::new(),
+                durability: Durability::Sync,
+            };
+            let StoreReply = self.ask(other, &store).await?;
+            self.metrics.exchange_pushed.one();
+        }
+        Ok(bytes)
+    }
+
+    /// Reads every record of a partition, and has the other primaries' copies of those that cannot be read.
+    ///
+    /// # Errors
+    /// When one is still damaged in the end.
+    async fn scrub(&self, partition: PartitionId, others: &[NodeId]) -> Result<(), String> {
+        let mut after: Option<(Namespace, Key)> = None;
+        let mut pace = Pace { began: self.now(), bytes: 0 };
+        let mut left = 0_u64;
+        loop {
+            let from = match &after {
+                Some((namespace, key)) => Bound::Excluded((*namespace, key)),
+                None => Bound::Unbounded,
+            };
+            let page = self.store.scan(Table::Data, partition, from, Direction::Ascending, LOOK);
+            let Some(last) = page.keys.last() else { break };
+            after = Some((last.namespace, last.key.clone()));
+            for found in page.keys {
+                let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
+                self.metrics.scrubbed.one();
+                match self.store.read(&slot).await {
+                    Ok(_) => {}
+                    Err(StorageError::Corrupt(_)) => {
+                        for other in others {
+                            if let Err(why) = self.make_equal(slot.clone(), *other).await {
+                                tracing::debug!(key = %slot.key, %other, %why, "a damaged copy is not repaired yet");
+                            }
+                        }
+                        left += u64::from(self.store.read(&slot).await.is_err());
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+                self.keep_pace(&mut pace, found.bytes as u64).await;
+            }
+            tokio::task::yield_now().await;
+        }
+        if left > 0 {
+            return Err(format!("{left} damaged records are nowhere to be had"));
+        }
+        Ok(())
+    }
+
+    async fn keep_pace(&self, pace: &mut Pace, bytes: u64) {
+        pace.bytes += bytes;
+        let seconds = pace.bytes as f64 / self.config.anti_entropy_bytes_per_second.max(1) as f64;
+        let due = pace.began + Duration::from_secs_f64(seconds);
+        if due > self.now() {
+            self.io.clock.sleep_until(due.since_origin()).await;
+        }
+    }
+
+    /// A request of this node's own, for nobody.
+    fn errand(&self) -> Request {
+        let now = self.now();
+        Request {
+            door: Door::Peer,
+            received: now,
+            deadline: now + self.config.timeout,
+            trace_id: TraceId::default(),
+        }
+    }
+
+    async fn ask<A: crate::net::message::Message>(
+        &self,
+        other: NodeId,
+        message: &impl crate::net::message::Message,
+    ) -> Result<A, String> {
+        self.call(other, message, self.errand()).await.map_err(|error| error.to_string())
+    }
+
+    /// Keys of these leaves (in order) from behind `after`, up to `until` if that is given: at most [`KEYS_MAX`], whether
+    /// there are more, and the position that they depend on.
+    async fn leaf_keys(
+        &self,
+        partition: PartitionId,
+        bits: LeafBits,
+        leaves: &[u32],
+        mut after: Option<(Namespace, Key)>,
+        until: Option<&(Namespace, Key)>,
+    ) -> (Vec<HeldEntry>, bool, LogPosition) {
+        let q = self.descriptor.partitions;
+        let (mut keys, mut position) = (Vec::new(), LogPosition::default());
+        loop {
+            let from = match &after {
+                Some((namespace, key)) => Bound::Excluded((*namespace, key)),
+                None => Bound::Unbounded,
+            };
+            let page = self.store.scan(Table::Data, partition, from, Direction::Ascending, LOOK);
+            position = position.max(page.position);
+            let is_last = page.keys.len() < LOOK;
+            after = page.keys.last().map(|last| (last.namespace, last.key.clone()));
+            for found in page.keys {
+                if until.is_some_and(|(namespace, key)| (found.namespace, &found.key) > (*namespace, key)) {
+                    return (keys, false, position);
+                }
+                let leaf = bits.leaf_of(q, key_hash(found.namespace, &found.key));
+                if leaves.binary_search(&leaf).is_err() {
+                    continue;
+                }
+                if keys.len() == KEYS_MAX {
+                    return (keys, true, position);
+                }
+                let (namespace, key, version_hash) = (found.namespace, found.key, found.version_hash);
+                keys.push(HeldEntry { namespace, key, version_hash });
+            }
+            if is_last {
+                return (keys, false, position);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn compares(&self, partition: PartitionId) -> Result<(), Refusal> {
+        let q = self.descriptor.partitions;
+        if partition.0 < q.get() && self.preference_of(partition).is_primary(self.id) {
+            return Ok(());
+        }
+        let message = format!("{} is not a primary of {partition}", self.id);
+        Err(Refusal::new(RefusalCode::WrongLayout, message))
+    }
+
+    /// What another primary is answered about a partition's tree.
+    pub(super) async fn answer_tree(&self, asked: &TreeHashes) -> Result<TreeHashesReply, Refusal> {
+        let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
+        self.compares(asked.partition)?;
+        if asked.indices.len() > HASHES_PER_ROUND_MAX {
+            return Err(bad(format!(
+                "{} hashes at once, at most {HASHES_PER_ROUND_MAX}",
+                asked.indices.len()
+            )));
+        }
+        let look = |tree: &crate::dynamo::merkle::MerkleTree| {
+            (tree.bits().get(), tree.hashes(asked.level, &asked.indices))
+        };
+        let ((bits, hashes), position) = self.store.with_tree(asked.partition, look);
+        let hashes = hashes.map_err(|error| bad(error.to_string()))?;
+        self.store.wait_synced(position).await.map_err(|error| storage_refusal(&error))?;
+        Ok(TreeHashesReply { bits, hashes })
+    }
+
+    /// What another primary is answered about the keys of some leaves.
+    pub(super) async fn answer_leaf_keys(&self, asked: LeafKeys) -> Result<LeafKeysReply, Refusal> {
+        let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
+        self.compares(asked.partition)?;
+        let bits = LeafBits::new(asked.bits).map_err(|error| bad(error.to_string()))?;
+        if asked.leaves.len() > LEAVES_MAX || !asked.leaves.is_sorted() {
+            return Err(bad(format!("leaves are at most {LEAVES_MAX}, in order")));
+        }
+        let LeafKeys { partition, leaves, after, .. } = asked;
+        let (keys, more, position) = self.leaf_keys(partition, bits, &leaves, after, None).await;
+        self.store.wait_synced(position).await.map_err(|error| storage_refusal(&error))?;
+        Ok(LeafKeysReply { keys, more })
+    }
+}
