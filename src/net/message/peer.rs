@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::bounded::up_to;
+use super::client::SCAN_ITEMS_MAX;
 use super::handshake::RefusalCode;
 use super::options::{Durability, Order};
 use crate::dynamo::cluster::ClusterDescriptor;
-use crate::dynamo::layout::Layout;
+use crate::dynamo::layout::history::ACTIVE_MAX;
+use crate::dynamo::layout::{Layout, MEMBERS_MAX};
+use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::Record;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
@@ -43,6 +47,7 @@ pub struct Store {
     /// All siblings with their context.
     pub record: Record,
     /// The primaries to keep it for; empty when the receiver is a primary itself.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
     pub guest_of: Vec<NodeId>,
     /// When it is answered. Version 1 knows `Sync` alone, which is never less.
     pub durability: Durability,
@@ -68,6 +73,7 @@ pub struct ScanKeys {
     /// Most keys of the answer, all partitions together.
     pub limit: u32,
     /// The partitions, in order, each once.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub partitions: Vec<PartitionId>,
 }
 
@@ -86,10 +92,12 @@ pub struct HeldKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanKeysReply {
     /// In order. Deleted ones too: the record tells.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub keys: Vec<HeldKey>,
     /// Whether it holds keys behind the last of `keys`. When not, these are all.
     pub more: bool,
     /// Partitions that it does not answer for, because it is no primary of them or has not refilled; in order.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub unready: Vec<PartitionId>,
 }
 
@@ -99,6 +107,7 @@ pub struct FetchMany {
     /// Keyspace.
     pub namespace: Namespace,
     /// The keys.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub keys: Vec<Key>,
 }
 
@@ -106,6 +115,7 @@ pub struct FetchMany {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchManyReply {
     /// The record, empty when it has none, or why it cannot be had.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub records: Vec<Result<Record, RefusalCode>>,
 }
 
@@ -113,6 +123,7 @@ pub struct FetchManyReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayouts {
     /// All that are active at the sender, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Arc<Layout>>,
 }
 
@@ -120,6 +131,7 @@ pub struct OfferLayouts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayoutsReply {
     /// All that are active at the receiver now, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Arc<Layout>>,
 }
 
@@ -137,5 +149,6 @@ pub struct JoinReply {
     /// For ever the same on all nodes.
     pub descriptor: ClusterDescriptor,
     /// The layouts that are active, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Layout>,
 }
