@@ -38,6 +38,8 @@ mod answer;
 mod batch;
 mod body;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod json;
 mod kv;
