@@ -30,6 +30,8 @@ use super::envelope::{Frame, FrameHead};
 mod bounded;
 mod client;
 mod handshake;
+#[cfg(test)]
+mod hashes;
 mod options;
 mod peer;
 #[cfg(test)]
