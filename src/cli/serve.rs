@@ -164,7 +164,8 @@ impl Host {
         let clients = serve_clients(node.clone(), client_port);
         let gateway = async {
             if let Some(listener) = rest {
-                serve_rest(node.clone(), listener, GatewayConfig::of(&limits)).await;
+                let config = GatewayConfig { drain: limits.drain, ..settings.gateway };
+                serve_rest(node.clone(), listener, config).await;
             }
         };
         let served = async {
