@@ -57,7 +57,7 @@ impl ClientError {
 }
 
 /// A node of another cluster than the client's. Nothing was sent to it.
-pub(super) fn other_cluster(reason: String) -> ClientError {
+pub(super) fn other_cluster(reason: &str) -> ClientError {
     let message = format!("{reason}; this client is for another cluster: correct its addresses");
     ClientError::Refused(Refusal::new(RefusalCode::WrongCluster, message))
 }

@@ -207,7 +207,7 @@ impl Pool {
         }
         let all_others = whys.len() == candidates.len() && whys.iter().all(|why| why.is_other_cluster);
         let reasons = whys.into_iter().map(|why| why.reason).collect::<Vec<_>>().join("; ");
-        Some(if all_others { other_cluster(reasons) } else { ClientError::Unreachable(reasons) })
+        Some(if all_others { other_cluster(&reasons) } else { ClientError::Unreachable(reasons) })
     }
 
     /// Sends what `request` makes for the connection's version and waits for the frame that answers it, until
