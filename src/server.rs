@@ -21,7 +21,8 @@ struct ClientService {
 /// Serves clients on `port` until the node stops.
 pub async fn serve_clients(node: Node, port: Box<dyn Listener>) {
     let (clock, limits, stop) = (node.io().clock.clone(), node.config().limits, node.stopping());
-    serve(port, Arc::new(ClientService { node }), clock, limits, stop).await;
+    let load = node.port_load(Door::Binary).expect("it is a port");
+    serve(port, Arc::new(ClientService { node }), clock, limits, load, stop).await;
 }
 
 impl ClientService {

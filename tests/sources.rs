@@ -25,7 +25,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("server", &["observe", "node", "net", "types", "dynamo", "io", "error"]),
     ("gateway", &["node", "measure", "net", "types", "dynamo", "io", "error"]),
     // It fills in the structs that the layers below take; nothing below knows where their values come from.
-    ("config", &["types", "node", "net::codec", "net::envelope", "net::message", "error"]),
+    ("config", &["types", "node", "gateway", "net::codec", "net::envelope", "net::message", "error"]),
     (
         "client",
         &[

@@ -56,7 +56,10 @@ pub(super) async fn run(args: Args) -> u8 {
         complain(&format!("cannot log: {reason}"));
         return FAILED;
     }
-    raise_file_limit(settings.node.limits.connections_max);
+    let ports = ("connections_max", settings.node.limits.connections_max);
+    let rest =
+        settings.listen_rest.as_ref().map(|_| ("rest_connections_max", settings.gateway.connections_max));
+    raise_file_limit(rest.filter(|rest| rest.1 > ports.1).unwrap_or(ports));
 
     let stop = Arc::new(Watched::new(false));
     let stopper = stop.clone();
@@ -164,7 +167,8 @@ impl Host {
         let clients = serve_clients(node.clone(), client_port);
         let gateway = async {
             if let Some(listener) = rest {
-                serve_rest(node.clone(), listener, GatewayConfig::of(&limits)).await;
+                let config = GatewayConfig { drain: limits.drain, ..settings.gateway };
+                serve_rest(node.clone(), listener, config).await;
             }
         };
         let served = async {
@@ -255,7 +259,8 @@ async fn in_memory(real: &RealDisk, dir: &Path) -> Result<(MemoryDisk, Box<dyn D
 }
 
 /// Lets the process open as many files as the system allows it; each connection and each segment takes one.
-fn raise_file_limit(connections_max: usize) {
+/// `connections` is the larger of their bounds, by its setting.
+fn raise_file_limit((setting, connections): (&str, usize)) {
     let limit = getrlimit(Resource::Nofile);
     let shown = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -268,12 +273,12 @@ fn raise_file_limit(connections_max: usize) {
     };
     tracing::info!(from = shown(limit.current), to = shown(now), "limit of open files");
     // Segments, the doors and the runtime take some besides.
-    let wanted = connections_max as u64 + 1000;
+    let wanted = connections as u64 + 1000;
     if now.is_some_and(|now| now < wanted) {
         tracing::warn!(
             limit = shown(now),
-            connections_max,
-            "connections_max cannot be reached: raise the hard limit of open files (ulimit -Hn) above {wanted}"
+            connections,
+            "{setting} cannot be reached: raise the hard limit of open files (ulimit -Hn) above {wanted}"
         );
     }
 }

@@ -43,6 +43,8 @@ pub(super) enum Tried<A> {
     Answered(A),
     Refused(Refusal),
     NotSent(String),
+    /// A node of another cluster is there: nothing was sent.
+    OtherCluster(String),
     NoAnswer(String),
     Unspeakable(String),
 }
@@ -102,10 +104,10 @@ impl Inner {
         while tries.another() {
             let candidates = self.routes.candidates(target);
             let Some(addr) = self.pool.pick(&candidates, &tries.avoid) else {
-                if let Some(reasons) = self.pool.reasons(&candidates)
+                if let Some(unreached) = self.pool.unreached(&candidates)
                     && tries.avoid.is_empty()
                 {
-                    tries.last = ClientError::Unreachable(reasons);
+                    tries.last = unreached;
                 }
                 self.pause(&mut tries, asked).await?;
                 continue;
@@ -122,6 +124,11 @@ impl Inner {
                 Tried::NotSent(reason) | Tried::NoAnswer(reason) => {
                     tries.avoid.push(addr.clone());
                     ClientError::Unreachable(reason)
+                }
+                Tried::OtherCluster(reason) => {
+                    tries.avoid.push(addr.clone());
+                    // As long as another node may answer it is no reason to give up.
+                    self.pool.unreached(&candidates).unwrap_or(ClientError::Unreachable(reason))
                 }
             };
         }
@@ -198,6 +205,7 @@ impl Inner {
             Ok(frame) => frame,
             Err(Failed::Unspeakable(reason)) => return Tried::Unspeakable(reason),
             Err(Failed::NotSent(reason)) => return Tried::NotSent(reason),
+            Err(Failed::OtherCluster(reason)) => return Tried::OtherCluster(reason),
             Err(Failed::NoAnswer(reason)) => return Tried::NoAnswer(reason),
         };
         self.routes.hear(frame.head.layout);

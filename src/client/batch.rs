@@ -200,6 +200,11 @@ impl Inner {
                         }
                     }
                     Tried::Refused(refusal) => fail(&ClientError::Refused(refusal)),
+                    Tried::OtherCluster(reason) => {
+                        let unreached = self.pool.unreached(&self.routes.all());
+                        again(&places, &unreached.unwrap_or(ClientError::Unreachable(reason)));
+                        tries.avoid.push(addr);
+                    }
                     Tried::Unspeakable(reason) => fail(&ClientError::Invalid(reason)),
                     Tried::NoAnswer(reason) if I::KIND == Kind::Write => fail(&ClientError::Unknown(reason)),
                     Tried::NotSent(reason) | Tried::NoAnswer(reason) => {
@@ -215,8 +220,8 @@ impl Inner {
             }
         }
         let unreached = || {
-            let reasons = self.pool.reasons(&self.routes.all());
-            ClientError::Unreachable(reasons.unwrap_or_else(|| "there was no time to try".to_owned()))
+            let unreached = self.pool.unreached(&self.routes.all());
+            unreached.unwrap_or_else(|| ClientError::Unreachable("there was no time to try".to_owned()))
         };
         let result = |(place, reply): (usize, Option<_>)| {
             reply.unwrap_or_else(|| Err(last.remove(&place).unwrap_or_else(unreached)))
@@ -277,6 +282,7 @@ impl Inner {
             }
             Tried::Refused(refusal) => Tried::Refused(refusal),
             Tried::NotSent(reason) => Tried::NotSent(reason),
+            Tried::OtherCluster(reason) => Tried::OtherCluster(reason),
             Tried::NoAnswer(reason) => Tried::NoAnswer(reason),
             Tried::Unspeakable(reason) => Tried::Unspeakable(reason),
         }

@@ -12,7 +12,8 @@ pub enum ClientError {
     #[error("{0}")]
     Invalid(String),
     /// A node refused it: the operation did not happen. What passes (overload, too few replicas, …) was tried
-    /// again, at other nodes first, before this was returned.
+    /// again, at other nodes first, before this was returned. `WrongCluster`: only nodes of another cluster are left at
+    /// the addresses that the client knows, and nothing was sent to them.
     #[error("{}", .0.message)]
     Refused(Refusal),
     /// No node could be reached, or none answered a read in time. Nothing was changed.
@@ -53,6 +54,12 @@ impl ClientError {
             ClientError::Unknown(_) => Action::FindOut,
         }
     }
+}
+
+/// A node of another cluster than the client's. Nothing was sent to it.
+pub(super) fn other_cluster(reason: &str) -> ClientError {
+    let message = format!("{reason}; this client is for another cluster: correct its addresses");
+    ClientError::Refused(Refusal::new(RefusalCode::WrongCluster, message))
 }
 
 /// Whether what was refused so may be taken by another node, or by the same one later.

@@ -7,6 +7,10 @@
 //! A node that cannot be reached is left alone for a while: 100 ms, doubling to 3 s, each shortened by up to half
 //! at random so that the clients of a node that comes back do not all come at once. One dial at a time to each
 //! node; who needs the first connection waits for it, everybody else goes on with those that stand.
+//!
+//! The first node that answers says which cluster the client is for, unless its configuration did. From then on a node of
+//! another one, as may come up at an address that was given to somebody else, is left alone like one that is down; nothing
+//! is ever sent to it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +21,14 @@ use rand::rngs::ChaCha8Rng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::ClientError;
+use super::error::other_cluster;
 use super::routes::Addr;
 use crate::io::{Clock, Net};
 use crate::net::codec::CodecError;
 use crate::net::envelope::{Frame, FrameHead};
-use crate::net::link::{CallError, Link, hello};
-use crate::net::message::Spoken;
+use crate::net::link::{CallError, Link, OpenError, hello};
+use crate::net::message::{RefusalCode, Spoken};
 use crate::types::{ClusterId, Mono};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
@@ -39,6 +45,8 @@ pub(super) enum Failed {
     Unspeakable(String),
     /// Not a byte left.
     NotSent(String),
+    /// The same, because a node of another cluster is there.
+    OtherCluster(String),
     /// It may have been carried out.
     NoAnswer(String),
 }
@@ -46,7 +54,22 @@ pub(super) enum Failed {
 struct Down {
     until: Mono,
     back_off: Duration,
+    why: Unopened,
+}
+
+/// Why no connection could be opened.
+#[derive(Clone)]
+struct Unopened {
     reason: String,
+    /// A node of another cluster is there.
+    is_other_cluster: bool,
+}
+
+impl From<Unopened> for Failed {
+    fn from(why: Unopened) -> Failed {
+        let Unopened { reason, is_other_cluster } = why;
+        if is_other_cluster { Failed::OtherCluster(reason) } else { Failed::NotSent(reason) }
+    }
 }
 
 struct Connection {
@@ -174,12 +197,17 @@ impl Pool {
         candidates.iter().find(|addr| !avoid.contains(addr) && is_up(addr))
     }
 
-    /// Why the candidates that are left alone are.
-    pub(super) fn reasons(&self, candidates: &[Addr]) -> Option<String> {
+    /// Why the candidates that are left alone are. Waiting helps, unless each of them belongs to another cluster.
+    pub(super) fn unreached(&self, candidates: &[Addr]) -> Option<ClientError> {
         let slots = self.slots();
-        let reason = |addr: &Addr| Some(slots.get(addr)?.state().down.as_ref()?.reason.clone());
-        let reasons: Vec<String> = candidates.iter().filter_map(reason).collect();
-        (!reasons.is_empty()).then(|| reasons.join("; "))
+        let why = |addr: &Addr| Some(slots.get(addr)?.state().down.as_ref()?.why.clone());
+        let whys: Vec<Unopened> = candidates.iter().filter_map(why).collect();
+        if whys.is_empty() {
+            return None;
+        }
+        let all_others = whys.len() == candidates.len() && whys.iter().all(|why| why.is_other_cluster);
+        let reasons = whys.into_iter().map(|why| why.reason).collect::<Vec<_>>().join("; ");
+        Some(if all_others { other_cluster(&reasons) } else { ClientError::Unreachable(reasons) })
     }
 
     /// Sends what `request` makes for the connection's version and waits for the frame that answers it, until
@@ -236,24 +264,36 @@ impl Pool {
             }
             let now = self.now();
             if let Some(down) = slot.state().down.as_ref().filter(|down| now < down.until) {
-                return Err(Failed::NotSent(down.reason.clone()));
+                return Err(down.why.clone().into());
             }
             let opened = self.open(slot, addr, deadline).await;
-            return opened.map(Counted::new).map_err(|reason| {
-                self.leave_alone(slot, &reason);
-                Failed::NotSent(reason)
+            return opened.map(Counted::new).map_err(|why| {
+                self.leave_alone(slot, why.clone());
+                why.into()
             });
         }
     }
 
-    async fn open(&self, slot: &Slot, addr: &Addr, deadline: Mono) -> Result<Arc<Connection>, String> {
+    async fn open(&self, slot: &Slot, addr: &Addr, deadline: Mono) -> Result<Arc<Connection>, Unopened> {
         let now = self.now();
         // Time for another node must be left.
         let limit = now + OPEN_MAX.min(deadline.since(now) / 2);
         let hello = hello(self.spoken, *self.cluster(), None);
         let opened = Link::open(self.net.as_ref(), &self.clock, addr, &hello, limit).await;
-        let link = opened.map_err(|error| error.to_string())?;
-        self.cluster().get_or_insert(link.welcome().cluster);
+        let link = opened.map_err(|error| {
+            let is_other_cluster = match &error {
+                OpenError::OtherCluster { .. } => true,
+                OpenError::Refused { refusal, .. } => refusal.code == RefusalCode::WrongCluster,
+                _ => false,
+            };
+            Unopened { reason: error.to_string(), is_other_cluster }
+        })?;
+        // Two first connections at once may lead to two clusters: neither hello named one. The first to be here counts.
+        let theirs = link.welcome().cluster;
+        if *self.cluster().get_or_insert(theirs) != theirs {
+            let reason = format!("{addr} belongs to cluster {theirs}");
+            return Err(Unopened { reason, is_other_cluster: true });
+        }
         let connection = Arc::new(Connection { link, in_flight: AtomicUsize::new(0) });
         let mut state = slot.state();
         state.connections.push(connection.clone());
@@ -262,13 +302,13 @@ impl Pool {
     }
 
     /// Leaves a node alone for a while.
-    fn leave_alone(&self, slot: &Slot, reason: &str) {
+    fn leave_alone(&self, slot: &Slot, why: Unopened) {
         let now = self.now();
         let mut state = slot.state();
         let longer = |down: &Down| (down.back_off * 2).min(BACK_OFF_MAX);
         let back_off = state.down.as_ref().map_or(BACK_OFF_MIN, longer);
         let until = now + self.jittered(back_off);
-        state.down = Some(Down { until, back_off, reason: reason.to_owned() });
+        state.down = Some(Down { until, back_off, why });
     }
 }
 

@@ -26,6 +26,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::gateway::GatewayConfig;
 use crate::node::NodeConfig;
 
 mod file;
@@ -91,6 +92,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// What the node takes; its `dir` is filled in from `dir` here.
     pub node: NodeConfig,
+    /// What the REST gateway takes; its `drain` is the node's.
+    pub gateway: GatewayConfig,
 }
 
 impl Default for Settings {
@@ -104,6 +107,7 @@ impl Default for Settings {
             log: "ringdove=info".to_owned(),
             log_format: LogFormat::Pretty,
             node: NodeConfig::new(PathBuf::new()),
+            gateway: GatewayConfig::default(),
         }
     }
 }
@@ -229,7 +233,7 @@ impl Effective {
     /// What is possible alone and not together.
     fn check(&self, problems: &mut Vec<Problem>) {
         const ROOM: usize = 1 << 20;
-        let node = &self.settings.node;
+        let (node, gateway) = (&self.settings.node, &self.settings.gateway);
         let rules = [
             (node.timeout <= node.timeout_max, "timeout", "at most", "timeout_max"),
             (node.hint_after < node.timeout, "hint_after", "below", "timeout"),
@@ -241,6 +245,7 @@ impl Effective {
                 "at most",
                 "connection_idle_max",
             ),
+            (gateway.stall_after <= gateway.body_time_max, "rest_stall_max", "at most", "rest_body_time_max"),
             (
                 node.caps.record_bytes_max + ROOM <= node.limits.frame_len_max,
                 "record_bytes_max",

@@ -59,6 +59,7 @@ fn every_setting_can_be_set_by_all_three_and_arrives_where_it_belongs() {
         };
         let text = match setting.name {
             "timeout_max" | "connection_stall_max" => "7s",
+            "rest_body_time_max" => "70s",
             "connection_idle_max" => "7m",
             "frame_len_max" => "40MiB",
             _ => text,

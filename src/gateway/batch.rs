@@ -28,13 +28,13 @@ const PARAMS: &[&str] = &["r", "w", "strict", "resolve", "timeout", "durability"
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Batch {
-    operations: Items<Operation>,
+pub(super) struct Batch {
+    pub(super) operations: Items<Operation>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Kind {
+pub(super) enum Kind {
     Get,
     Put,
     Delete,
@@ -42,8 +42,8 @@ enum Kind {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Operation {
-    op: Kind,
+pub(super) struct Operation {
+    pub(super) op: Kind,
     key: Option<String>,
     key_base64: Option<String>,
     value: Option<String>,
@@ -59,7 +59,7 @@ struct Operation {
 }
 
 impl Operation {
-    fn key(&mut self) -> Result<Key, Refused> {
+    pub(super) fn key(&mut self) -> Result<Key, Refused> {
         let bytes = match (self.key.take(), self.key_base64.take()) {
             (Some(text), None) => text.into_bytes(),
             (None, Some(text)) => STANDARD
@@ -71,7 +71,7 @@ impl Operation {
     }
 
     /// The first field that this kind of operation does not take.
-    fn stray(&self) -> Option<&'static str> {
+    pub(super) fn stray(&self) -> Option<&'static str> {
         let of_a_put = [
             ("value", self.value.is_some()),
             ("value_base64", self.value_base64.is_some()),
@@ -94,7 +94,7 @@ impl Operation {
         }
     }
 
-    fn put(
+    pub(super) fn put(
         mut self,
         new_id: WriteId,
         quorum: Quorum,

@@ -5,6 +5,7 @@
 //! words; `tests/gateway` compares them.
 
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::header;
@@ -12,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::{App, Gateway};
 use crate::measure::Histogram;
+use crate::net::serve::Load;
 use crate::node::metrics::{Door, Operation, Outcome};
 
 const MICROSECONDS: f64 = 1e6;
@@ -74,6 +76,7 @@ pub(super) async fn metrics(State(gateway): App) -> Response {
     quorums(&mut text, &gateway);
     storage(&mut text, &gateway);
     peers(&mut text, &gateway);
+    doors(&mut text, &gateway);
     rest(&mut text, &gateway);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.0).into_response()
 }
@@ -109,6 +112,8 @@ fn requests(text: &mut Text, gateway: &Gateway) {
         }
     }
     text.gauge("ringdove_requests_in_flight", "Requests that are being carried out.", metrics.in_flight());
+    let help = "How long a request that comes now would wait, by the pace at which others get done; 0 while the node is not busy.";
+    text.gauge("ringdove_admission_wait_seconds", help, gateway.node.estimated_wait().as_secs_f64());
     let help = "Requests turned away so that others are done in time, by why: in-flight (too many at once), late (their time \
                 was up before they began), wait (they would not be done in time), connections (too many, REST), memory (too many bytes held, REST).";
     text.family("ringdove_shed_total", "counter", help);
@@ -239,14 +244,36 @@ fn peers(text: &mut Text, gateway: &Gateway) {
     peers.iter().for_each(|(peer, _, load)| text.sample(name, &[("peer", peer)], load.1));
 }
 
+/// What each door has in hand: the client port (binary), the peer port, REST.
+fn doors(text: &mut Text, gateway: &Gateway) {
+    let ports: Vec<(Door, Arc<Load>)> =
+        Door::ALL.into_iter().filter_map(|door| Some((door, gateway.node.port_load(door)?))).collect();
+    let by_door = |text: &mut Text, name, rest, of: &dyn Fn(&Load) -> usize| {
+        for (door, load) in &ports {
+            text.sample(name, &[("door", door.name())], of(load));
+        }
+        if let Some(rest) = rest {
+            text.sample(name, &[("door", Door::Rest.name())], rest);
+        }
+    };
+    let name = "ringdove_connections";
+    text.family(name, "gauge", "Open connections, by door (binary, rest, peer).");
+    let open = gateway.config.connections_max.saturating_sub(gateway.places.available_permits());
+    by_door(text, name, Some(open), &Load::connections);
+    let name = "ringdove_request_bytes";
+    text.family(name, "gauge", "Bytes of requests above 64 KiB that are held, by door (binary, peer).");
+    by_door(text, name, None, &Load::request_bytes);
+    let name = "ringdove_unread_bytes";
+    text.family(name, "gauge", "Bytes of answers that wait to be written, by door (binary, peer).");
+    by_door(text, name, None, &Load::unread_bytes);
+}
+
 fn rest(text: &mut Text, gateway: &Gateway) {
     let name = "ringdove_rest_responses_total";
     text.family(name, "counter", "Answers of the REST gateway by status.");
     for (status, count) in (100..).zip(&gateway.counts.responses).filter(|(_, count)| count.get() > 0) {
         text.sample(name, &[("status", &format!("{status:03}"))], count.get());
     }
-    let open = gateway.config.connections_max.saturating_sub(gateway.places.available_permits());
-    text.gauge("ringdove_rest_connections", "Open connections of the REST gateway.", open);
     let help = "Bytes of requests and answers that the REST gateway holds.";
     text.gauge("ringdove_rest_held_bytes", help, gateway.budget.used());
 }

@@ -38,6 +38,8 @@ mod answer;
 mod batch;
 mod body;
 mod connection;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod json;
 mod kv;
@@ -48,26 +50,28 @@ mod scan;
 /// Bounds of the gateway. Sizes of values and times of requests are the node's.
 #[derive(Debug, Clone, Copy)]
 pub struct GatewayConfig {
-    /// Connections at once; further ones are answered 503 and closed. Default as on the client port.
+    /// Connections at once; further ones are answered 503 and closed. Default 10,000.
     pub connections_max: usize,
     /// A connection that has not sent a whole request head for this long is closed, also one that is idle between
     /// two requests. Default 60 s.
     pub head_time_max: Duration,
     /// The longest pause between two pieces of a request's body, and the longest that a client may take nothing of
-    /// its answer. Default as on the client port.
+    /// its answer. Default 20 s.
     pub stall_after: Duration,
     /// Time for the whole body of a request. Default 120 s, above `stall_after`.
     pub body_time_max: Duration,
     /// Bytes of request bodies and of answers that are held at once; what finds no room is answered 503. Some tens of
-    /// the longest value at least. Default as on the client port.
+    /// the longest value at least. Default 256 MiB.
     pub held_bytes_max: usize,
-    /// How long requests in progress may take after the stop signal. Default as on the client port.
+    /// How long requests in progress may take after the stop signal. Default 5 s; `serve` gives it that of the other
+    /// ports.
     pub drain: Duration,
 }
 
-impl GatewayConfig {
-    /// With the bounds of the node's other ports.
-    pub fn of(limits: &Limits) -> GatewayConfig {
+impl Default for GatewayConfig {
+    /// As on the client port, where that has the same bound.
+    fn default() -> GatewayConfig {
+        let limits = Limits::default();
         GatewayConfig {
             connections_max: limits.connections_max,
             head_time_max: Duration::from_secs(60),
@@ -76,12 +80,6 @@ impl GatewayConfig {
             held_bytes_max: limits.request_bytes_max,
             drain: limits.drain,
         }
-    }
-}
-
-impl Default for GatewayConfig {
-    fn default() -> GatewayConfig {
-        GatewayConfig::of(&Limits::default())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::types::{Key, TraceId, WriteId};
 
 /// Percent-decodes; `plus` stands for a space in queries.
-fn decoded(text: &str, plus: bool) -> Result<Vec<u8>, String> {
+pub(super) fn decoded(text: &str, plus: bool) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, behind @ ..] = rest {

@@ -16,7 +16,7 @@ use crate::net::message::{Order, Refusal, RefusalCode, Scan};
 use crate::node::metrics::Door;
 use crate::types::Key;
 
-const PARAMS: &[&str] = &[
+pub(super) const PARAMS: &[&str] = &[
     "prefix",
     "start",
     "end",
@@ -67,7 +67,7 @@ pub(super) async fn scan(State(gateway): App, uri: Uri, headers: HeaderMap) -> R
     gateway.large_json(StatusCode::OK, &page)
 }
 
-fn scan_of(params: &Params) -> Result<Scan, Refused> {
+pub(super) fn scan_of(params: &Params) -> Result<Scan, Refused> {
     let bytes = |name| params.bytes(name).map(Bytes::copy_from_slice);
     let mut scan = match (bytes("prefix"), bytes("start"), bytes("end")) {
         (Some(prefix), None, None) => Scan::prefix(&prefix),

@@ -2,7 +2,7 @@
 //!
 //! bincode 2.0.1, `standard` configuration: little-endian, variable-length integers, collections as length and
 //! items, enums as their variant's number. Decoding takes at most [`BODY_LEN_MAX`] bytes into memory whatever
-//! the lengths inside claim, and refuses bytes that are left over.
+//! the lengths inside claim, of a short body at most 1 MiB, and refuses bytes that are left over.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,9 +38,29 @@ pub fn encode_into<T: Serialize>(value: &T, out: &mut Vec<u8>) -> Result<(), Cod
     }
 }
 
+/// A body that is no longer may claim [`SHORT_CLAIM`] alone: nobody reserves room for it (`frame`), and a byte string in
+/// it that claims 40 MiB would have them allocated before it is seen that they are not there.
+const SHORT_LEN: usize = 64 * 1024;
+const SHORT_CLAIM: usize = 16 * SHORT_LEN;
+const SHORT: bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Varint,
+    bincode::config::Limit<SHORT_CLAIM>,
+> = bincode::config::standard().with_limit::<SHORT_CLAIM>();
+// What claims most for its bytes is a u128 in one byte. So no sound body claims more than it may.
+const _: () = assert!(SHORT_CLAIM / SHORT_LEN >= size_of::<u128>());
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), bincode::error::DecodeError> {
+    if bytes.len() <= SHORT_LEN {
+        bincode::serde::decode_from_slice(bytes, SHORT)
+    } else {
+        bincode::serde::decode_from_slice(bytes, CONFIG)
+    }
+}
+
 /// Reads a value that takes up all of `bytes`.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    match bincode::serde::decode_from_slice(bytes, CONFIG) {
+    match read(bytes) {
         Ok((value, read)) if read == bytes.len() => Ok(value),
         Ok((_, read)) => Err(CodecError::Trailing(bytes.len() - read)),
         Err(error) => Err(CodecError::Malformed(error.to_string())),
@@ -49,8 +69,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
 
 /// Reads a value that stands at the beginning of `bytes`, whatever follows.
 pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let read = bincode::serde::decode_from_slice(bytes, CONFIG);
-    read.map(|(value, _)| value).map_err(|error| CodecError::Malformed(error.to_string()))
+    read(bytes).map(|(value, _)| value).map_err(|error| CodecError::Malformed(error.to_string()))
 }
 
 #[cfg(test)]
@@ -66,6 +85,17 @@ mod tests {
             lie.extend_from_slice(&claim.to_le_bytes());
             assert!(matches!(decode::<Bytes>(&lie), Err(CodecError::Malformed(_))));
             assert!(matches!(decode::<Vec<(u64, u64)>>(&lie), Err(CodecError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn the_shortest_numbers_and_the_longest_lists_of_a_short_body_are_read() {
+        for len in [SHORT_LEN - 5, SHORT_LEN, 3 * SHORT_LEN] {
+            let mut bytes = Vec::new();
+            let list = vec![7_u128; len - 5];
+            encode_into(&list, &mut bytes).unwrap();
+            assert!(bytes.len() <= len);
+            assert_eq!(decode::<Vec<u128>>(&bytes), Ok(list));
         }
     }
 

@@ -61,6 +61,14 @@ pub enum OpenError {
         /// What it said.
         refusal: Refusal,
     },
+    /// A node of another cluster listens there.
+    #[error("{addr} belongs to cluster {cluster}")]
+    OtherCluster {
+        /// Where to.
+        addr: String,
+        /// The cluster.
+        cluster: ClusterId,
+    },
     /// Something else listens there, or it is damaged.
     #[error("{addr} does not speak this protocol: {reason}")]
     Protocol {
@@ -353,7 +361,7 @@ async fn shake_hands(
         return Err(protocol(format!("it chose version {}, which was not offered", welcome.version)));
     }
     if hello.cluster.is_some_and(|cluster| cluster != welcome.cluster) {
-        return Err(protocol(format!("it belongs to cluster {}", welcome.cluster)));
+        return Err(OpenError::OtherCluster { addr: addr(), cluster: welcome.cluster });
     }
     Ok((reader, writer, welcome))
 }

@@ -20,6 +20,8 @@ pub mod budget;
 pub mod codec;
 pub mod envelope;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod link;
 pub mod message;
 pub mod parts;

@@ -90,20 +90,53 @@ impl Default for Limits {
     }
 }
 
+/// What a port has in hand. Made with its limits, for who serves it and who watches it.
+#[derive(Debug)]
+pub struct Load {
+    connections: AtomicUsize,
+    requests: Arc<Budget>,
+    unread: Arc<Budget>,
+}
+
+impl Load {
+    /// Nothing yet.
+    pub fn new(limits: &Limits) -> Arc<Load> {
+        Arc::new(Load {
+            connections: AtomicUsize::new(0),
+            requests: Budget::new(limits.request_bytes_max),
+            unread: Budget::new(limits.unread_bytes_max),
+        })
+    }
+
+    /// Open connections, those that are being refused included.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of requests above 64 KiB that are held.
+    pub fn request_bytes(&self) -> usize {
+        self.requests.used()
+    }
+
+    /// Bytes of answers that wait to be written.
+    pub fn unread_bytes(&self) -> usize {
+        self.unread.used()
+    }
+}
+
 /// Pause after a failed accept: with no file descriptor left the next try would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections until `stop` is true, then waits until those that are open have drained.
+/// Accepts connections until `stop` is true, then waits until those that are open have drained. What it has in hand
+/// meanwhile stands in `load`.
 pub async fn serve(
     mut listener: Box<dyn Listener>,
     service: Arc<dyn Service>,
     clock: Arc<dyn Clock>,
     limits: Limits,
+    load: Arc<Load>,
     stop: Arc<Watched<bool>>,
 ) {
-    let open = Arc::new(AtomicUsize::new(0));
-    let budget = Budget::new(limits.request_bytes_max);
-    let unread = Budget::new(limits.unread_bytes_max);
     // Every connection holds a sender; the receiver sees the end once all are gone.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     loop {
@@ -125,17 +158,17 @@ pub async fn serve(
             clock: clock.clone(),
             limits,
             stop: stop.clone(),
-            budget: budget.clone(),
-            unread: unread.clone(),
-            full: open.fetch_add(1, Ordering::SeqCst) >= limits.connections_max,
+            budget: load.requests.clone(),
+            unread: load.unread.clone(),
+            full: load.connections.fetch_add(1, Ordering::SeqCst) >= limits.connections_max,
         };
-        let (open, alive) = (open.clone(), alive.clone());
+        let (load, alive) = (load.clone(), alive.clone());
         tokio::spawn(async move {
             let peer = stream.peer_addr.clone();
             if let Err(reason) = connection.run(stream).await {
                 tracing::debug!(%peer, %reason, "connection closed");
             }
-            open.fetch_sub(1, Ordering::SeqCst);
+            load.connections.fetch_sub(1, Ordering::SeqCst);
             drop(alive);
         });
     }

@@ -35,22 +35,20 @@ use rand::RngExt;
 use super::metrics::Door;
 use super::replica::storage_refusal;
 use super::{Inner, Request, lock};
-use crate::dynamo::merkle::{Descent, HASHES_PER_ROUND_MAX, LeafBits};
+use crate::dynamo::merkle::{Descent, HASHES_PER_ROUND_MAX, LeafBits, MerkleTree};
 use crate::dynamo::ring::key_hash;
 use crate::net::link::CallError;
 use crate::net::message::{
-    Durability, Fetch, FetchReply, HeldEntry, LeafKeys, LeafKeysReply, Refusal, RefusalCode, Store,
-    StoreReply, TreeHashes, TreeHashesReply,
+    Durability, Fetch, FetchReply, HeldEntry, LISTED_MAX, LeafKeys, LeafKeysReply, Refusal, RefusalCode,
+    Store, StoreReply, TreeHashes, TreeHashesReply,
 };
 use crate::storage::{Change, Direction, LogPosition, Slot, StorageError, Table};
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId};
 
+const _: () = assert!(HASHES_PER_ROUND_MAX <= LISTED_MAX);
+
 /// Keys that are made equal at once.
 const AT_ONCE: usize = 8;
-/// Keys of one answer.
-const KEYS_MAX: usize = 4096;
-/// Leaves asked for at once.
-const LEAVES_MAX: usize = 4096;
 /// Keys looked at in one step.
 const LOOK: usize = 1024;
 
@@ -178,7 +176,7 @@ impl Inner {
         let bits = descent.bits();
         let mut made = Made::default();
         let mut pace = Pace { began: self.now(), bytes: 0 };
-        for leaves in descent.finish().chunks(LEAVES_MAX) {
+        for leaves in descent.finish().chunks(LISTED_MAX) {
             point!("exchange-differs");
             self.exchange_leaves(partition, other, bits, leaves, &mut made, &mut pace).await?;
         }
@@ -348,7 +346,7 @@ impl Inner {
         self.call(other, message, self.errand()).await.map_err(|error| error.to_string())
     }
 
-    /// Keys of these leaves (in order) from behind `after`, up to `until` if that is given: at most [`KEYS_MAX`], whether
+    /// Keys of these leaves (in order) from behind `after`, up to `until` if that is given: at most [`LISTED_MAX`], whether
     /// there are more, and the position that they depend on.
     async fn leaf_keys(
         &self,
@@ -377,7 +375,7 @@ impl Inner {
                 if leaves.binary_search(&leaf).is_err() {
                     continue;
                 }
-                if keys.len() == KEYS_MAX {
+                if keys.len() == LISTED_MAX {
                     return (keys, true, position);
                 }
                 let (namespace, key, version_hash) = (found.namespace, found.key, found.version_hash);
@@ -403,15 +401,7 @@ impl Inner {
     pub(super) async fn answer_tree(&self, asked: &TreeHashes) -> Result<TreeHashesReply, Refusal> {
         let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
         self.compares(asked.partition)?;
-        if asked.indices.len() > HASHES_PER_ROUND_MAX {
-            return Err(bad(format!(
-                "{} hashes at once, at most {HASHES_PER_ROUND_MAX}",
-                asked.indices.len()
-            )));
-        }
-        let look = |tree: &crate::dynamo::merkle::MerkleTree| {
-            (tree.bits().get(), tree.hashes(asked.level, &asked.indices))
-        };
+        let look = |tree: &MerkleTree| (tree.bits().get(), tree.hashes(asked.level, &asked.indices));
         let ((bits, hashes), position) = self.store.with_tree(asked.partition, look);
         let hashes = hashes.map_err(|error| bad(error.to_string()))?;
         self.store.wait_synced(position).await.map_err(|error| storage_refusal(&error))?;
@@ -423,8 +413,8 @@ impl Inner {
         let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
         self.compares(asked.partition)?;
         let bits = LeafBits::new(asked.bits).map_err(|error| bad(error.to_string()))?;
-        if asked.leaves.len() > LEAVES_MAX || !asked.leaves.is_sorted() {
-            return Err(bad(format!("leaves are at most {LEAVES_MAX}, in order")));
+        if !asked.leaves.is_sorted() {
+            return Err(bad("leaves are named in order".to_owned()));
         }
         let LeafKeys { partition, leaves, after, .. } = asked;
         let (keys, more, position) = self.leaf_keys(partition, bits, &leaves, after, None).await;

@@ -36,7 +36,7 @@ use crate::net::message::{
     AuthMethod, Durability, Hello, JoinReply, LayoutReply, Refusal, RefusalCode, StatusReply, Welcome,
 };
 use crate::net::peers::Peers;
-use crate::net::serve::{Limits, serve};
+use crate::net::serve::{Limits, Load, serve};
 use crate::storage::{Recovery, SaltSeed, StorageError, Store, StoreConfig, directory};
 use crate::sync::Watched;
 use crate::types::{
@@ -194,6 +194,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    client_load: Arc<Load>,
+    peer_load: Arc<Load>,
     access: Option<AccessLog>,
     started: Mono,
     layouts: Mutex<Layouts>,
@@ -267,6 +269,7 @@ impl Node {
         let (store, recovery) = Box::pin(opened).await?;
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello, rng.next_u64());
+        let (client_load, peer_load) = (Load::new(&config.limits), Load::new(&config.limits));
         let inner = Inner {
             access: config.track_access.then(AccessLog::new),
             config,
@@ -278,6 +281,8 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            client_load,
+            peer_load,
             started,
             layouts: Mutex::new(Layouts::new(history)),
             adopting: AsyncMutex::new(()),
@@ -303,7 +308,8 @@ impl Node {
         let service = Arc::new(replica::PeerService::new(inner.clone()));
         // Peers may have nothing to ask for long, and lose what is on its way when a connection ends.
         let limits = Limits { idle_after: None, ..inner.config.limits };
-        let peers = serve(peer_port, service, inner.io.clock.clone(), limits, inner.stop.clone());
+        let (clock, load) = (inner.io.clock.clone(), inner.peer_load.clone());
+        let peers = serve(peer_port, service, clock, limits, load, inner.stop.clone());
         let failed = async {
             let reason = inner.store.failed().await;
             inner.stop.set(true);
@@ -457,6 +463,20 @@ impl Node {
     /// Requests in flight to a peer, and bytes that wait to be written to it.
     pub fn peer_load(&self, peer: NodeId) -> (usize, usize) {
         self.inner.peers.load(peer)
+    }
+
+    /// What the port behind a door has in hand; none for REST, which is not the node's own.
+    pub fn port_load(&self, door: Door) -> Option<Arc<Load>> {
+        match door {
+            Door::Binary => Some(self.inner.client_load.clone()),
+            Door::Peer => Some(self.inner.peer_load.clone()),
+            Door::Rest => None,
+        }
+    }
+
+    /// How long a request that comes now would wait; zero when the node is not busy enough to tell.
+    pub fn estimated_wait(&self) -> Duration {
+        lock(&self.inner.pace).wait(self.inner.metrics.in_flight()).unwrap_or_default()
     }
 
     /// The peers to which calls fail at once, in order.

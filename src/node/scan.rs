@@ -15,6 +15,8 @@
 //!
 //! A page passes no key that it could not read, unless `partial` is asked for: a partition without R refilled primaries
 //! in reach could hold any key, so then the page is empty and names it; a key whose copies are all damaged ends the page.
+//! `partial` passes over both and names them, and that is all it does: what a page shows was read from R primaries, never
+//! from those few of a partition that happened to answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -128,7 +130,18 @@ impl Node {
             ordered.reverse();
         }
         let (mut taken, mut is_full) = (Vec::new(), false);
-        for (key, holders) in ordered.into_iter().take_while(|(key, _)| in_sight(key)).take(room) {
+        let mut wanted = 0;
+        for (key, holders) in ordered.into_iter().take_while(|(key, _)| in_sight(key)) {
+            if wanted == room {
+                break;
+            }
+            // A list of fewer than R primaries: passed over. Nobody holds it, as far as this page goes.
+            let partition = self.inner.descriptor.partitions.partition_of(scan.namespace, &key);
+            if listed.missing.contains(&partition) {
+                taken.push((key, Vec::new()));
+                continue;
+            }
+            wanted += 1;
             let bytes = holders.iter().map(|(_, held)| u64::from(held.bytes)).max().unwrap_or(0);
             if page.bytes + bytes > PAGE_BYTES_MAX && page.bytes > 0 {
                 is_full = true;
@@ -140,7 +153,11 @@ impl Node {
         let goes_on = taken.len() < all || listed.horizon.is_some();
         let records = self.inner.fetch_held(scan, &taken, request).await;
         let now = self.inner.wall();
-        for (key, _) in taken {
+        for (key, holders) in taken {
+            if holders.is_empty() {
+                page.cursor = Some(key);
+                continue;
+            }
             let record = match records.get(&key) {
                 Some(record) => Some(record.clone()),
                 None => {

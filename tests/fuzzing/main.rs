@@ -1,5 +1,5 @@
-//! The bodies of the fuzz targets (`fuzz/`), run on arbitrary bytes and on mutated valid files: nothing panics, and
-//! nothing takes memory out of proportion to the files. This test has a process of its own because it counts every
+//! The bodies of the fuzz targets (`fuzz/`), run on arbitrary bytes and on mutated valid files, and on what comes from
+//! sockets (`wire`): nothing panics, and nothing takes memory out of proportion to the input. This test has a process of its own because it counts every
 //! allocation.
 //!
 //! `RINGDOVE_FUZZ_RUNS=1000000 cargo test --release --test fuzzing mutated -- --nocapture` goes on for longer.
@@ -23,6 +23,7 @@ use ringdove::storage::{Change, Durability, SaltSeed, Slot, Store, StoreConfig, 
 use ringdove::types::{Incarnation, Key, Namespace, NodeId, PartitionId, Wall, WriteId};
 
 mod counting;
+mod wire;
 
 /// Mutated directories of one run, unless `RINGDOVE_FUZZ_RUNS` asks for more.
 const RUNS: u64 = 6_000;

@@ -91,6 +91,9 @@ async fn a_scrape_is_well_formed_and_its_histograms_add_up() {
         rest.put(&format!("/kv/{n}"), "x").await;
         rest.get(&format!("/kv/{n}")).await;
     }
+    let spoken = ringdove::net::message::Spoken::default();
+    let _links = (rest.cluster.link(0, spoken).await, rest.cluster.link(0, spoken).await);
+    let _peer = rest.cluster.peer_link(0).await;
     let text = rest.get("/metrics").await.text();
     let families = families_of(&text);
     let samples = samples_of(&text);
@@ -142,7 +145,13 @@ async fn a_scrape_is_well_formed_and_its_histograms_add_up() {
     assert!(hits >= 20.0, "each read looked for its record");
     let dead = value("ringdove_storage_dead_ratio", &[]);
     assert!((0.0..1.0).contains(&dead), "{dead}");
-    assert_eq!(value("ringdove_rest_connections", &[]), 1.0, "the scrape's own");
+    let connections = |door| value("ringdove_connections", &[("door", door)]);
+    assert_eq!(connections("rest"), 1.0, "the scrape's own");
+    assert_eq!((connections("peer"), connections("binary")), (1.0, 2.0));
+    for name in ["ringdove_request_bytes", "ringdove_unread_bytes"] {
+        assert_eq!((value(name, &[("door", "binary")]), value(name, &[("door", "peer")])), (0.0, 0.0));
+    }
+    assert_eq!(value("ringdove_admission_wait_seconds", &[]), 0.0, "it is not busy");
 }
 
 #[tokio::test]

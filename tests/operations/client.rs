@@ -55,13 +55,24 @@ type Script = Arc<dyn Fn(u16) -> Reaction + Send + Sync>;
 
 /// A node at `n{id}:client` that answers handshake and layout, and everything else as `script` says.
 async fn scripted(net: &MemoryNet, id: u64, layouts: Vec<Arc<Layout>>, script: Script) -> Arc<Seen> {
+    scripted_of(net, id, layouts, script, ClusterId(5)).await
+}
+
+/// The same, of this cluster.
+async fn scripted_of(
+    net: &MemoryNet,
+    id: u64,
+    layouts: Vec<Arc<Layout>>,
+    script: Script,
+    cluster: ClusterId,
+) -> Arc<Seen> {
     let mut port = net.listen(&member(id).client_addr).await.unwrap();
     let seen = Arc::new(Seen::default());
     let shared = seen.clone();
     tokio::spawn(async move {
         while let Ok(stream) = port.accept().await {
             shared.connections.fetch_add(1, Ordering::SeqCst);
-            tokio::spawn(connection(stream, id, layouts.clone(), script.clone(), shared.clone()));
+            tokio::spawn(connection(stream, (cluster, id), layouts.clone(), script.clone(), shared.clone()));
         }
     });
     seen
@@ -69,7 +80,7 @@ async fn scripted(net: &MemoryNet, id: u64, layouts: Vec<Arc<Layout>>, script: S
 
 async fn connection(
     stream: Stream,
-    id: u64,
+    node: (ClusterId, u64),
     layouts: Vec<Arc<Layout>>,
     script: Script,
     seen: Arc<Seen>,
@@ -87,7 +98,7 @@ async fn connection(
             seen.requests.lock().unwrap().push((kind, frame.head.layout));
         }
         let answer = match kind {
-            Hello::KIND => welcome(id, layout).to_frame(head),
+            Hello::KIND => welcome(node, layout).to_frame(head),
             GetLayout::KIND => LayoutReply { active: layouts.clone() }.to_frame(head),
             kind => match script(kind) {
                 Reaction::Silence => continue,
@@ -101,15 +112,8 @@ async fn connection(
     }
 }
 
-fn welcome(id: u64, layout: LayoutRef) -> Welcome {
-    Welcome {
-        version: 2,
-        features: 0,
-        auth: AuthMethod::None,
-        cluster: ClusterId(5),
-        node: NodeId(id),
-        layout,
-    }
+fn welcome((cluster, id): (ClusterId, u64), layout: LayoutRef) -> Welcome {
+    Welcome { version: 2, features: 0, auth: AuthMethod::None, cluster, node: NodeId(id), layout }
 }
 
 fn applied(request: &Frame, head: FrameHead) -> Result<Frame, ringdove::net::codec::CodecError> {
@@ -393,7 +397,111 @@ async fn a_client_stays_with_its_cluster() {
     });
     let error = client.put(&key_of(&layouts, 1), "x", &WriteOptions::default()).await.unwrap_err();
     assert!(error.to_string().contains("belongs to cluster"), "{error}");
+    assert_eq!(code(&error), Some(RefusalCode::WrongCluster));
     assert_eq!(writes(&seen), [0, 0, 0]);
+}
+
+fn code(error: &ClientError) -> Option<RefusalCode> {
+    match error {
+        ClientError::Refused(refusal) => Some(refusal.code),
+        _ => None,
+    }
+}
+
+/// The bad order: an address is given to somebody else, whose cluster would take the write as well as any.
+#[tokio::test]
+async fn a_node_of_another_cluster_at_a_known_address_is_sent_nothing() {
+    let net = MemoryNet::default();
+    let layouts = vec![Arc::new(Layout::first(partitions(), 1, members(1)).unwrap())];
+    let hang_up = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = hang_up.clone();
+    let script: Script = Arc::new(move |_| match told.load(Ordering::SeqCst) {
+        true => Reaction::HangUp,
+        false => Reaction::Applied,
+    });
+    scripted(&net, 1, layouts.clone(), script).await;
+    let client = client_with(&net, &[1], |config| config.tries = 3);
+    let key = key("dove");
+    client.put(&key, "ours", &WriteOptions::default()).await.unwrap();
+
+    let other = scripted_of(&net, 1, layouts, Arc::new(|_| Reaction::Applied), ClusterId(6)).await;
+    hang_up.store(true, Ordering::SeqCst);
+    let lost = client.put(&key, "lost", &WriteOptions::default()).await.unwrap_err();
+    assert!(matches!(lost, ClientError::Unknown(_)), "{lost:?}");
+    for _ in 0..3 {
+        let error = client.put(&key, "theirs", &WriteOptions::default()).await.unwrap_err();
+        assert_eq!(
+            (code(&error), error.action()),
+            (Some(RefusalCode::WrongCluster), Action::Fix),
+            "{error:?}"
+        );
+        let error = client.get(&key, &ReadOptions::default()).await.unwrap_err();
+        assert_eq!(code(&error), Some(RefusalCode::WrongCluster), "{error:?}");
+        let batch = client.multi_put(&[batch_write("dove", "theirs")], None).await.remove(0).unwrap_err();
+        assert_eq!(code(&batch), Some(RefusalCode::WrongCluster), "{batch:?}");
+    }
+    assert!(other.connections.load(Ordering::SeqCst) > 0, "it was seen");
+    assert_eq!(*other.requests.lock().unwrap(), [], "and told nothing");
+}
+
+/// The bad order: two first connections at once, of which neither knows a cluster yet, so neither hello names one.
+#[tokio::test]
+async fn addresses_of_two_clusters_are_never_both_used() {
+    let net = MemoryNet::default();
+    let answers = || -> Script { Arc::new(|_| refuse(RefusalCode::BadRequest)) };
+    let layouts = vec![first_layout(3)];
+    let seen = [
+        scripted_of(&net, 1, layouts.clone(), answers(), ClusterId(5)).await,
+        scripted_of(&net, 2, layouts, answers(), ClusterId(6)).await,
+    ];
+    let client = client_with(&net, &[1, 2], |config| config.tries = 1);
+    let addrs = [1, 2].map(|id| member(id).client_addr);
+    let answered = join_all(addrs.iter().map(|addr| client.status(addr, None))).await;
+    let codes: BTreeSet<_> = answered.iter().map(|answer| code(answer.as_ref().unwrap_err())).collect();
+    assert_eq!(codes, [RefusalCode::BadRequest, RefusalCode::WrongCluster].map(Some).into());
+    let asked = seen.each_ref().map(|seen| seen.requests.lock().unwrap().len());
+    assert_eq!(asked.iter().sum::<usize>(), 1, "one of them was told something: {asked:?}");
+}
+
+/// Reads and writes of keys with each kind of quorum.
+async fn works(client: &Client, round: &str) {
+    for n in 0..20 {
+        let key = key(&format!("{round}{n}"));
+        let write = WriteOptions { w: Some(1 + n % 2), strict: n % 2 == 1, ..WriteOptions::default() };
+        let read = ReadOptions { r: Some(2 - n % 2), strict: n % 2 == 1, ..ReadOptions::default() };
+        client.put(&key, "x", &write).await.unwrap_or_else(|error| panic!("{round} {n}: {error}"));
+        let reply = client.get(&key, &read).await.unwrap_or_else(|error| panic!("{round} {n}: {error}"));
+        assert_eq!(reply.values.len(), 1, "{round} {n}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_lost_all_its_seeds_goes_on_through_the_members_it_has_learned() {
+    let cluster = Cluster::start(3).await;
+    let client = client(&cluster.net, &[1]);
+    // It has spoken to its seed alone so far.
+    assert_eq!(client.layouts().await.unwrap().len(), 1);
+    cluster.net.close(&member(1).client_addr);
+    cluster.net.close(&member(1).peer_addr);
+    cluster.nodes[0].stop();
+    works(&client, "fresh").await;
+
+    // The members move; the two that are left say so.
+    let moved = |id: u64| Member { client_addr: format!("n{id}:moved"), ..member(id) };
+    let old = cluster.nodes[1].layout();
+    let new = Arc::new(old.next((1..=3).map(moved).collect()).unwrap());
+    for (id, node) in (2..=3).zip(&cluster.nodes[1..]) {
+        let port = cluster.net.listen(&format!("n{id}:moved")).await.unwrap();
+        tokio::spawn(ringdove::server::serve_clients(node.clone(), port));
+        node.adopt_layouts(vec![new.clone(), old.clone()]).await.unwrap();
+    }
+    works(&client, "told").await;
+    assert_eq!(client.layouts().await.unwrap()[0].reference(), new.reference());
+    // Where they were nobody is any more.
+    for id in 2..=3 {
+        cluster.net.close(&member(id).client_addr);
+    }
+    works(&client, "moved").await;
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use ringdove::net::message::{
     AuthMethod, Get, GetReply, Hello, Message, Ping, Pong, Put, PutOutcome, PutReply, Refusal, RefusalCode,
     Spoken, Welcome,
 };
-use ringdove::net::serve::{Limits, Service, answer, serve};
+use ringdove::net::serve::{Limits, Load, Service, answer, serve};
 use ringdove::sync::Watched;
 use ringdove::types::{ClusterId, LayoutRef, Mono, NodeId, RequestId};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -145,7 +145,8 @@ async fn a_connection_that_asks_for_nothing_is_closed_and_one_that_waits_for_an_
         ..Limits::default()
     };
     let port = net.listen("port").await.unwrap();
-    tokio::spawn(serve(port, slow.clone(), clock.clone(), limits, Arc::new(Watched::new(false))));
+    let stop = Arc::new(Watched::new(false));
+    tokio::spawn(serve(port, slow.clone(), clock.clone(), limits, Load::new(&limits), stop));
 
     let mut waiting = Raw::open(&net, "port").await;
     waiting.ask(&Ping, head(1)).await;

@@ -153,6 +153,46 @@ async fn a_page_does_not_pass_what_it_cannot_read_unless_it_is_told_to() {
     assert_eq!((found(std::slice::from_ref(&page)), page.missing), (expected, lost));
 }
 
+/// Of a partition with one primary gone two of three still answer: what they hold is less than was asked for.
+#[tokio::test]
+async fn a_partial_page_shows_nothing_that_fewer_than_r_could_read() {
+    let mut cluster = Cluster::start(5).await;
+    let model = filled(&cluster).await;
+    cluster.net.close(&member(5).peer_addr);
+    // Pages are asked of the others alone: the one that is gone still has its own copies.
+    cluster.nodes.pop().unwrap().stop();
+    let layout = cluster.nodes[0].layout();
+    let lost: Vec<_> =
+        layout.q().partitions().filter(|partition| layout.is_primary(*partition, NodeId(5))).collect();
+    assert!((1..PARTITIONS as usize).contains(&lost.len()), "{lost:?}");
+    let there = |key: &Key| !lost.contains(&layout.q().partition_of(Default::default(), key));
+    let up: Vec<(Key, Bytes)> = model.into_iter().filter(|(key, _)| there(key)).collect();
+    let down: Vec<(Key, Bytes)> = up.iter().rev().cloned().collect();
+    // Links that stood are noticed as broken by the first page or two.
+    let mut noticed = 0;
+    while cluster.nodes[0].scan(Scan { r: Some(3), ..Scan::all() }, cluster.request(0)).await.unwrap().missing
+        != lost
+    {
+        noticed += 1;
+        assert!(noticed < 20, "the pages name what is lost");
+    }
+    for (limit, order, expected) in [
+        (1000, Order::Ascending, &up),
+        (7, Order::Ascending, &up),
+        (1, Order::Descending, &down),
+        (100, Order::Descending, &down),
+    ] {
+        let scan = Scan { partial: true, r: Some(3), limit, order, ..Scan::all() };
+        let read = pages(&cluster, scan).await;
+        assert_eq!(&found(&read), expected, "limit {limit}, {order:?}");
+        assert!(read.iter().all(|page| page.missing == lost), "limit {limit}, {order:?}");
+    }
+    // Fewer are enough for who asks for fewer.
+    let page = cluster.nodes[0]
+        .scan(Scan { partial: true, r: Some(2), limit: 1000, ..Scan::all() }, cluster.request(0));
+    assert_eq!(page.await.unwrap().missing, []);
+}
+
 #[tokio::test]
 async fn a_page_costs_one_list_of_its_length_from_each_node_however_many_partitions_there_are() {
     let cluster = Cluster::start(3).await;

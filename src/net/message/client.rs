@@ -5,9 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::bounded::up_to;
 use super::handshake::Refusal;
 use super::options::{Condition, Context, Durability, Expiry, Order, Quorum, Resolve};
 use crate::dynamo::layout::Layout;
+use crate::dynamo::layout::history::ACTIVE_MAX;
+use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::{Dot, Meta};
 use crate::types::{ClusterId, Key, LayoutRef, Namespace, NodeId, PartitionId, Wall, WriteId};
 
@@ -202,6 +205,7 @@ pub struct PutReply {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MultiGet {
     /// Up to [`BATCH_ITEMS_MAX`].
+    #[serde(deserialize_with = "up_to::<_, _, BATCH_ITEMS_MAX>")]
     pub gets: Vec<Get>,
 }
 
@@ -209,6 +213,7 @@ pub struct MultiGet {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MultiGetReply {
     /// As a [`Get`] alone would have been answered. `TooLarge` where the reply has no room for it: ask again.
+    #[serde(deserialize_with = "up_to::<_, _, BATCH_ITEMS_MAX>")]
     pub replies: Vec<Result<GetReply, Refusal>>,
 }
 
@@ -216,6 +221,7 @@ pub struct MultiGetReply {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MultiPut {
     /// Up to [`BATCH_ITEMS_MAX`], each key once.
+    #[serde(deserialize_with = "up_to::<_, _, BATCH_ITEMS_MAX>")]
     pub puts: Vec<Put>,
 }
 
@@ -223,6 +229,7 @@ pub struct MultiPut {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MultiPutReply {
     /// As a [`Put`] alone would have been answered.
+    #[serde(deserialize_with = "up_to::<_, _, BATCH_ITEMS_MAX>")]
     pub replies: Vec<Result<PutReply, Refusal>>,
 }
 
@@ -296,6 +303,7 @@ pub struct ScanItem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanReply {
     /// The live keys in order. May be fewer than asked for, even none, with more to come.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub items: Vec<ScanItem>,
     /// Whether the range goes on: the next page is asked for with `cursor` as its `after`.
     pub more: bool,
@@ -303,6 +311,7 @@ pub struct ScanReply {
     pub cursor: Option<Key>,
     /// Partitions that could not be read, in order; none: the page is complete. Unless `partial` was asked for, the
     /// page ends before the first key that could be of one of them, and the same cursor may be tried again.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub missing: Vec<PartitionId>,
     /// The layout by which replicas were chosen.
     pub layout: LayoutRef,
@@ -316,6 +325,7 @@ pub struct GetLayout;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayoutReply {
     /// Newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Arc<Layout>>,
 }
 

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bounded::up_to;
 use super::{VERSION, VERSION_MIN};
 use crate::dynamo::layout::Layout;
+use crate::dynamo::layout::history::ACTIVE_MAX;
 use crate::net::parts::FEATURE_PARTS;
 use crate::types::{ClusterId, LayoutRef, NodeId};
 
@@ -134,6 +136,7 @@ pub struct Refusal {
     /// Milliseconds after which it may be worth asking again; only of refusals that pass.
     pub retry_after_ms: Option<u32>,
     /// `WrongLayout` alone: the layouts that are active at the node, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub layouts: Vec<Arc<Layout>>,
 }
 

@@ -10,6 +10,7 @@
 //! | `options` | what a request may ask for besides its key: quorum, context, condition, expiry, … |
 //! | `client` | the operations: get, put and delete, batches, scan, layout, ping, status |
 //! | `peer` | what nodes ask of each other |
+//! | `bounded` | lists that are refused at the first item too many |
 //! | `v1` | the forms of version 1, where they differ |
 //!
 //! # Versions
@@ -26,8 +27,11 @@ use serde::de::DeserializeOwned;
 use super::codec::{self, CodecError};
 use super::envelope::{Frame, FrameHead};
 
+mod bounded;
 mod client;
 mod handshake;
+#[cfg(test)]
+mod hashes;
 mod options;
 mod peer;
 #[cfg(test)]
@@ -44,7 +48,7 @@ pub use client::{
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
-    Fetch, FetchMany, FetchManyReply, FetchReply, HeldEntry, HeldKey, Join, JoinReply, LeafKeys,
+    Fetch, FetchMany, FetchManyReply, FetchReply, HeldEntry, HeldKey, Join, JoinReply, LISTED_MAX, LeafKeys,
     LeafKeysReply, OfferLayouts, OfferLayoutsReply, ScanKeys, ScanKeysReply, Store, StoreReply, TreeHashes,
     TreeHashesReply,
 };
@@ -131,6 +135,25 @@ macro_rules! messages {
                 codec::decode(body)
             }
         })*
+
+        /// Reads a body of any kind and writes it again, for the fuzz targets: the bytes that were written, none when the
+        /// body was refused.
+        ///
+        /// # Panics
+        /// When what was read cannot be written under the same version, or reads back as something else.
+        pub(super) fn written_again(kind: u16, version: u8, body: &[u8]) -> Option<Vec<u8>> {
+            match kind {
+                $($kind => {
+                    let message = <$name as Message>::decode(version, body).ok()?;
+                    let mut again = Vec::new();
+                    message.encode(version, &mut again).expect("what was read can be written");
+                    let back = <$name as Message>::decode(version, &again);
+                    assert!(back.as_ref() == Ok(&message), "{message:?} reads back as {back:?}");
+                    Some(again)
+                })*
+                _ => None,
+            }
+        }
 
         /// Every kind with the first version that has it and the name of its body.
         pub const KINDS: &[(u16, u8, &str)] = &[$(($kind, $since, stringify!($name)),)*];

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::bounded::up_to;
+use super::client::SCAN_ITEMS_MAX;
 use super::handshake::RefusalCode;
 use super::options::{Durability, Order};
 use crate::dynamo::cluster::ClusterDescriptor;
-use crate::dynamo::layout::Layout;
+use crate::dynamo::layout::history::ACTIVE_MAX;
+use crate::dynamo::layout::{Layout, MEMBERS_MAX};
+use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::Record;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
@@ -43,6 +47,7 @@ pub struct Store {
     /// All siblings with their context.
     pub record: Record,
     /// The primaries to keep it for; empty when the receiver is a primary itself.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
     pub guest_of: Vec<NodeId>,
     /// When it is answered. Version 1 knows `Sync` alone, which is never less.
     pub durability: Durability,
@@ -68,6 +73,7 @@ pub struct ScanKeys {
     /// Most keys of the answer, all partitions together.
     pub limit: u32,
     /// The partitions, in order, each once.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub partitions: Vec<PartitionId>,
 }
 
@@ -86,10 +92,12 @@ pub struct HeldKey {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScanKeysReply {
     /// In order. Deleted ones too: the record tells.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub keys: Vec<HeldKey>,
     /// Whether it holds keys behind the last of `keys`. When not, these are all.
     pub more: bool,
     /// Partitions that it does not answer for, because it is no primary of them or has not refilled; in order.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub unready: Vec<PartitionId>,
 }
 
@@ -99,6 +107,7 @@ pub struct FetchMany {
     /// Keyspace.
     pub namespace: Namespace,
     /// The keys.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub keys: Vec<Key>,
 }
 
@@ -106,8 +115,12 @@ pub struct FetchMany {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchManyReply {
     /// The record, empty when it has none, or why it cannot be had.
+    #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub records: Vec<Result<Record, RefusalCode>>,
 }
+
+/// Most hashes, leaves or keys in one message of anti-entropy.
+pub const LISTED_MAX: usize = 4096;
 
 /// A primary asks another about the Merkle tree of a partition that both hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +129,8 @@ pub struct TreeHashes {
     pub partition: PartitionId,
     /// Level of the tree, 0 for the root.
     pub level: u32,
-    /// Nodes of that level, at most 4,096.
+    /// Nodes of that level, at most [`LISTED_MAX`].
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub indices: Vec<u32>,
 }
 
@@ -126,6 +140,7 @@ pub struct TreeHashesReply {
     /// log2 of its tree's leaves.
     pub bits: u32,
     /// One for each that was asked for, in that order.
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub hashes: Vec<u64>,
 }
 
@@ -136,7 +151,8 @@ pub struct LeafKeys {
     pub partition: PartitionId,
     /// log2 of the leaves that `leaves` are numbered by.
     pub bits: u32,
-    /// The leaves, ascending, at most 4,096.
+    /// The leaves, ascending, at most [`LISTED_MAX`].
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub leaves: Vec<u32>,
     /// Only keys behind this one.
     pub after: Option<(Namespace, Key)>,
@@ -156,7 +172,8 @@ pub struct HeldEntry {
 /// Keys of the leaves that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafKeysReply {
-    /// In order of namespace and key. Deleted ones too.
+    /// In order of namespace and key, at most [`LISTED_MAX`]. Deleted ones too.
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub keys: Vec<HeldEntry>,
     /// Whether there are more behind the last one.
     pub more: bool,
@@ -166,6 +183,7 @@ pub struct LeafKeysReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayouts {
     /// All that are active at the sender, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Arc<Layout>>,
 }
 
@@ -173,6 +191,7 @@ pub struct OfferLayouts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayoutsReply {
     /// All that are active at the receiver now, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Arc<Layout>>,
 }
 
@@ -190,5 +209,6 @@ pub struct JoinReply {
     /// For ever the same on all nodes.
     pub descriptor: ClusterDescriptor,
     /// The layouts that are active, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub active: Vec<Layout>,
 }

@@ -19,19 +19,23 @@ pub(super) struct Refusal {
 impl TryFrom<&super::Refusal> for Refusal {
     type Error = CodecError;
     fn try_from(now: &super::Refusal) -> Result<Refusal, CodecError> {
-        // What both new codes ask the caller to do is nearest to these.
-        let code = match now.code {
-            RefusalCode::Overloaded => RefusalCode::Unavailable,
-            RefusalCode::Conflict => RefusalCode::BadRequest,
-            code => code,
-        };
-        Ok(Refusal { code, message: now.message.clone() })
+        Ok(Refusal { code: nearest(now.code), message: now.message.clone() })
     }
 }
 
 impl From<Refusal> for super::Refusal {
     fn from(old: Refusal) -> super::Refusal {
-        super::Refusal::new(old.code, old.message)
+        // A code that this version has not is read as it would have been written.
+        super::Refusal::new(nearest(old.code), old.message)
+    }
+}
+
+/// What both newer codes ask the caller to do is nearest to these.
+fn nearest(code: RefusalCode) -> RefusalCode {
+    match code {
+        RefusalCode::Overloaded => RefusalCode::Unavailable,
+        RefusalCode::Conflict => RefusalCode::BadRequest,
+        code => code,
     }
 }
 

@@ -11,15 +11,28 @@ use crate::types::{
     ActorId, ClusterId, Incarnation, Key, LayoutRef, NodeId, RequestId, TraceId, Wall, WriteId,
 };
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md");
+pub(super) const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/PROTOCOL.md");
 
-/// Name and bytes of every vector: a line `*name*` and a fenced block of hex digits behind it.
-fn on_the_page() -> BTreeMap<String, Vec<u8>> {
+/// A section of the page.
+pub(super) fn section(title: &str) -> String {
     let page = std::fs::read_to_string(PAGE).expect("the page is there");
-    let section = page.split("## Vectors").nth(1).expect("the page has vectors");
-    let mut vectors = BTreeMap::new();
+    let title = format!("\n## {title}\n");
+    let section = page.split_once(&title).expect("the page has this section").1;
+    section.split_once("\n## ").map_or(section, |(section, _)| section).to_owned()
+}
+
+/// Name and bytes of every vector of a section: a line `*name*` and a fenced block of hex digits behind it.
+pub(super) fn on_the_page(title: &str) -> BTreeMap<String, Vec<u8>> {
+    let section = section(title);
+    // A block that says what it is, as ```text, is none of hex digits.
+    let (mut vectors, mut is_text) = (BTreeMap::new(), false);
+    let section = section.lines().filter(|line| {
+        let was_text = is_text;
+        is_text = if is_text { *line != "```" } else { line.starts_with("```") && *line != "```" };
+        !was_text && !is_text
+    });
     let (mut name, mut inside) = (None, false);
-    for line in section.lines() {
+    for line in section {
         if line.starts_with("```") {
             inside = !inside;
         } else if inside {
@@ -44,6 +57,13 @@ fn answer(version: u8) -> FrameHead {
     FrameHead { remaining_ms: 0, layout, trace_id: TraceId([0xab; 16]), ..head(version) }
 }
 
+/// A vector as the page must show it.
+pub(super) fn shown_as(name: &str, bytes: &[u8]) -> String {
+    let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines: Vec<String> = hex.chunks(60).map(|line| line.concat()).collect();
+    format!("*{name}*\n\n```\n{}\n```\n\n", lines.join("\n"))
+}
+
 struct Checked {
     page: BTreeMap<String, Vec<u8>>,
     wrong: String,
@@ -58,15 +78,14 @@ impl Checked {
             M::from_frame(&frame).ok().filter(|_| same_head)
         });
         if shown != written || read.as_ref() != Some(message) {
-            let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
-            self.wrong.push_str(&format!("*{name}*\n{hex}\n\n"));
+            self.wrong.push_str(&shown_as(name, &written));
         }
     }
 }
 
 #[test]
 fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
-    let mut checked = Checked { page: on_the_page(), wrong: String::new() };
+    let mut checked = Checked { page: on_the_page("Vectors"), wrong: String::new() };
     let key = Key::new(&b"dove"[..]).unwrap();
     let put = || Put { durability: Some(Durability::Sync), ..Put::new(key.clone(), WriteId(7), &b"coo"[..]) };
     let get = Get { quorum: Quorum { r: Some(2), w: None, strict: false }, ..Get::new(key.clone()) };
@@ -165,6 +184,10 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     checked.check("fetch, version 2", &fetch, head(2));
     let same = FetchReply { record: None, refilling: false };
     checked.check("fetch reply, version 2", &same, answer(2));
+    let layouts = LayoutReply { active: vec![super::hashes::layout()] };
+    checked.check("layout reply, version 2", &layouts, answer(2));
+    let reply = FetchReply { record: Some(super::hashes::record()), refilling: false };
+    checked.check("fetch reply with a record, version 2", &reply, answer(2));
     assert!(checked.wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{}", checked.wrong);
     assert!(checked.page.is_empty(), "vectors that nobody checks: {:?}", checked.page.keys());
 }

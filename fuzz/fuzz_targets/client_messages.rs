@@ -1,0 +1,9 @@
+//! A body of a client's request, or of its answer. The body, with all that it checks, is the library's.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    ringdove::net::fuzzing::client(input);
+});

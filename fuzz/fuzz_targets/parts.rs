@@ -1,0 +1,9 @@
+//! Parts of large messages, in any order. The body, with all that it checks, is the library's.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    ringdove::net::fuzzing::parts(input);
+});

@@ -1,0 +1,9 @@
+//! The JSON body of a PUT. The body, with all that it checks, is the library's.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    ringdove::gateway::fuzzing::value(input);
+});
