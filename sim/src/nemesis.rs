@@ -11,7 +11,7 @@ use ringdove::io::fault_disk::Fault;
 use crate::cluster::Cluster;
 use crate::history::{Recorder, remark};
 use crate::invariants::Watch;
-use crate::net::fault::Counts;
+use crate::net::fault::{Counts, NetFault};
 use crate::plan::{Action, DiskFault, Entry};
 use crate::world::{Host, World};
 
@@ -115,8 +115,8 @@ impl Nemesis {
 
     /// Carries one action out.
     pub async fn act(&mut self, action: Action, cluster: &mut Cluster) {
-        if let Some(does) = does_something(&action, cluster) {
-            let (fired, effective) = self.counts.entry(action.name()).or_default();
+        if let Some((name, does)) = self.does_something(&action, cluster) {
+            let (fired, effective) = self.counts.entry(name).or_default();
             *fired += 1;
             *effective += u64::from(does);
         }
@@ -163,8 +163,13 @@ impl Nemesis {
                     host.resume();
                 }
             }
-            Action::Net { fault } => self.world.net().apply(&fault),
-            Action::HealNet => self.world.net().heal_all(),
+            Action::Net { fault } => self.net(&fault),
+            Action::Weather { weather } => {
+                if let Some(tcp) = self.world.tcp() {
+                    tcp.set_weather(weather);
+                }
+            }
+            Action::HealNet => self.heal_net(),
             Action::Disk { node, fault } => {
                 if let Some(host) = cluster.host(&node).cloned() {
                     if matches!(fault, DiskFault::SyncError { .. }) {
@@ -187,12 +192,57 @@ impl Nemesis {
         }
     }
 
+    /// The name of an action that is counted here, and whether it does something; nothing for an end of a fault, and for
+    /// what the network and the disks count themselves.
+    fn does_something(&self, action: &Action, cluster: &Cluster) -> Option<(&'static str, bool)> {
+        let runs = |node: &str| cluster.host(node).is_some_and(Host::is_running);
+        let does = match action {
+            Action::PowerLoss { node, .. }
+            | Action::Kill { node }
+            | Action::Stop { node }
+            | Action::Pause { node } => runs(node),
+            Action::PowerLossOfAll => cluster.hosts().any(|(_, host)| host.is_running()),
+            Action::WallSkew { node, ms } => *ms != 0 && runs(node),
+            Action::MonoDrift { node, ppm } => *ppm != 0 && runs(node),
+            // madsim does not tell what it held back: that a node ran at one end must do.
+            Action::Net { fault: NetFault::Cut { from, to } } if self.world.tcp().is_some() => {
+                return Some(("cut", runs(from) || runs(to)));
+            }
+            Action::Weather { weather } if self.world.tcp().is_some_and(|tcp| !tcp.is_calm(*weather)) => {
+                cluster.hosts().any(|(_, host)| host.is_running())
+            }
+            Action::Start { .. }
+            | Action::Resume { .. }
+            | Action::Net { .. }
+            | Action::Weather { .. }
+            | Action::HealNet
+            | Action::Disk { .. } => return None,
+        };
+        Some((action.name(), does))
+    }
+
+    fn net(&self, fault: &NetFault) {
+        match (self.world.tcp(), fault) {
+            (None, fault) => self.world.net().apply(fault),
+            (Some(tcp), NetFault::Cut { from, to }) => tcp.cut(from, to),
+            (Some(tcp), NetFault::Heal { from, to }) => tcp.heal(from, to),
+            (Some(_), fault) => unreachable!("a checked plan has no {} here", fault.name()),
+        }
+    }
+
+    fn heal_net(&self) {
+        match self.world.tcp() {
+            Some(tcp) => tcp.heal_all(),
+            None => self.world.net().heal_all(),
+        }
+    }
+
     /// Ends every fault, and has every node started.
     pub async fn heal(&mut self, cluster: &mut Cluster) {
         self.world.record("nemesis", "heal", "");
         self.world.trace().disarm();
         self.back.clear();
-        self.world.net().heal_all();
+        self.heal_net();
         let hosts: Vec<Host> = cluster.hosts().map(|(_, host)| host.clone()).collect();
         for host in hosts {
             host.with_disk(|image| {
@@ -205,26 +255,6 @@ impl Nemesis {
             host.resume();
         }
         cluster.start_all();
-    }
-}
-
-/// Whether an action that is counted here does something; nothing for an end of a fault, and for what the network and the
-/// disks count themselves.
-fn does_something(action: &Action, cluster: &Cluster) -> Option<bool> {
-    let runs = |node: &str| cluster.host(node).is_some_and(Host::is_running);
-    match action {
-        Action::PowerLoss { node, .. }
-        | Action::Kill { node }
-        | Action::Stop { node }
-        | Action::Pause { node } => Some(runs(node)),
-        Action::PowerLossOfAll => Some(cluster.hosts().any(|(_, host)| host.is_running())),
-        Action::WallSkew { node, ms } => Some(*ms != 0 && runs(node)),
-        Action::MonoDrift { node, ppm } => Some(*ppm != 0 && runs(node)),
-        Action::Start { .. }
-        | Action::Resume { .. }
-        | Action::Net { .. }
-        | Action::HealNet
-        | Action::Disk { .. } => None,
     }
 }
 

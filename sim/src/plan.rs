@@ -16,7 +16,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::net::fault::NetFault;
+use crate::scenario::Scenario;
 use crate::settings::RunSettings;
+use crate::tcp::Weather;
 
 mod draw;
 
@@ -107,6 +109,11 @@ pub enum Action {
         /// What.
         fault: NetFault,
     },
+    /// All links are like this, where the product's `TcpNet` runs on madsim's network.
+    Weather {
+        /// How.
+        weather: Weather,
+    },
     /// All links are as they were.
     HealNet,
     /// Something on a host's disk.
@@ -144,6 +151,7 @@ impl Action {
             Action::Pause { .. } => "pause",
             Action::Resume { .. } => "resume",
             Action::Net { .. } => "net",
+            Action::Weather { .. } => "weather",
             Action::HealNet => "heal-net",
             Action::Disk { fault, .. } => fault.name(),
             Action::WallSkew { .. } => "wall-skew",
@@ -221,6 +229,11 @@ impl Plan {
         Plan::of(run_seed, RunSettings::draw(run_seed))
     }
 
+    /// The plan of a seed of a scenario.
+    pub fn draw_for(scenario: Scenario, run_seed: u64) -> Plan {
+        Plan::of(run_seed, RunSettings::draw_for(scenario, run_seed))
+    }
+
     /// The faults of a seed for a cluster with these settings.
     pub fn of(run_seed: u64, settings: RunSettings) -> Plan {
         let entries = draw::entries(run_seed, &settings);
@@ -239,6 +252,19 @@ impl Plan {
         for (number, entry) in self.entries.iter().enumerate() {
             if entry.at_ms.is_some() == entry.when.is_some() {
                 return Err(format!("entry {number}: give either `at_ms` or `when`"));
+            }
+            let on_simnet_alone = match &entry.action {
+                Action::Net { fault } => !matches!(fault, NetFault::Cut { .. } | NetFault::Heal { .. }),
+                Action::Weather { .. } => false,
+                _ => continue,
+            };
+            if self.settings.tcp && on_simnet_alone {
+                return Err(format!(
+                    "entry {number}: where `tcp` is set the network knows cuts, heals and weather"
+                ));
+            }
+            if !self.settings.tcp && matches!(entry.action, Action::Weather { .. }) {
+                return Err(format!("entry {number}: there is weather only where `tcp` is set"));
             }
         }
         Ok(())

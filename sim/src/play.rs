@@ -31,6 +31,7 @@ use crate::plan::{LOAD_AT, Plan, client_name};
 use crate::report::{Failure, Report, Tally};
 use crate::run::simulate;
 use crate::settings::RunSettings;
+use crate::tcp::Weather;
 use crate::trace::Trace;
 use crate::workload::{Session, keys};
 use crate::world::{Running, Settings, World};
@@ -71,6 +72,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     let settings = Settings {
         net: NetTimes { delay: us(plan.settings.delay_us), ..NetTimes::default() },
         disk: DiskTimes { sync: us(plan.settings.sync_us), ..DiskTimes::default() },
+        tcp: plan.settings.tcp.then_some(Weather { loss_percent: 0, latency_us: plan.settings.delay_us }),
         watch: Some(Arc::new(watch.clone())),
     };
     let (of_run, recorder) = (plan.clone(), history.clone());
@@ -234,6 +236,9 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     unsettled.extend(left_over(&world, &cluster));
     replicas(&world, &cluster, &plan, &history, &watch);
     let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
+    if let Some(tcp) = world.tcp() {
+        tally.probe("messages over madsim's network", tcp.messages());
+    }
     for (name, (fired, effective)) in nemesis.counts() {
         tally.fault(name, *fired, *effective);
     }

@@ -11,6 +11,7 @@ use ringdove::net::message::Durability;
 use ringdove::observe::SITES;
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::Scenario;
 use crate::seed::{self, Stream};
 
 /// Everything about a run but its faults. Times are in milliseconds unless the name says otherwise.
@@ -71,6 +72,9 @@ pub struct RunSettings {
     pub sync_us: (u64, u64),
     /// Wall clocks are at most this far off.
     pub skew_ms_max: i64,
+    /// The product's `TcpNet` on madsim's network, in place of `SimNet`: of the network's faults it knows cuts and weather.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp: bool,
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
@@ -195,11 +199,22 @@ impl RunSettings {
             delay_us: if slow_links { (1_000, 60_000) } else { (100, 2_000) },
             sync_us: one(chance, &[(200, 4_000), (200, 4_000), (2_000, 40_000)]),
             skew_ms_max: one(chance, &[0, 0, 50, 2_000]),
+            tcp: false,
             buggify: SITES
                 .iter()
                 .filter(|_| chance.random_bool(0.25))
                 .map(|site| (*site).to_owned())
                 .collect(),
+        }
+    }
+
+    /// The settings of a seed of a scenario.
+    pub fn draw_for(scenario: Scenario, run_seed: u64) -> RunSettings {
+        let drawn = RunSettings::draw(run_seed);
+        match scenario {
+            Scenario::Swarm => drawn,
+            // Its latency is a whole number of milliseconds, and each flush waits for the one before.
+            Scenario::Tcp => RunSettings { tcp: true, timeout_ms: drawn.timeout_ms.max(300), ..drawn },
         }
     }
 

@@ -8,9 +8,10 @@ use super::{Action, DiskFault, Entry, LOAD_AT, Trigger, client_name, node_name};
 use crate::net::fault::NetFault;
 use crate::seed::{self, Stream};
 use crate::settings::RunSettings;
+use crate::tcp::Weather;
 
 /// What a seed's plan may choose from.
-const KINDS: [Kind; 30] = [
+const SWARM: [Kind; 30] = [
     Kind::PowerLoss,
     Kind::PowerLossOfAll,
     Kind::Kill,
@@ -43,8 +44,34 @@ const KINDS: [Kind; 30] = [
     Kind::Clocks,
 ];
 
+/// What it may choose from where the product's `TcpNet` runs on madsim's network.
+const TCP: [Kind; 21] = [
+    Kind::Weather,
+    Kind::PowerLoss,
+    Kind::PowerLossOfAll,
+    Kind::Kill,
+    Kind::Restart,
+    Kind::RollingRestart,
+    Kind::CrashLoop,
+    Kind::CrashInRecovery,
+    Kind::CrashAtSync,
+    Kind::Pause,
+    Kind::SlowProcessor,
+    Kind::Cut,
+    Kind::Split,
+    Kind::Isolate,
+    Kind::Bridge,
+    Kind::Ring,
+    Kind::Swizzle,
+    Kind::Flap,
+    Kind::Disk,
+    Kind::SlowDisk,
+    Kind::Clocks,
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Weather,
     PowerLoss,
     PowerLossOfAll,
     Kill,
@@ -114,10 +141,10 @@ impl Draw {
             return;
         }
         let few = self.chance.random_ratio(1, 3);
-        let mut kinds = KINDS.to_vec();
+        let mut kinds = if settings.tcp { TCP.to_vec() } else { SWARM.to_vec() };
         kinds.shuffle(&mut self.chance);
         let many =
-            if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=KINDS.len()) };
+            if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=kinds.len()) };
         kinds.truncate(many);
         let rounds = if few { self.chance.random_range(1..=3) } else { self.chance.random_range(3..=14) };
         for _ in 0..rounds {
@@ -181,6 +208,7 @@ impl Draw {
             | Kind::LargeStall => self.link(kind, at),
             Kind::Disk | Kind::SlowDisk => self.disk(kind, at),
             Kind::Clocks => self.clocks(at, settings),
+            Kind::Weather => self.weather(at, settings),
         }
     }
 
@@ -452,6 +480,16 @@ impl Draw {
                 self.put(at + long, of_disk(&node, DiskFault::NotFull));
             }
         }
+    }
+
+    /// All links are worse for a while.
+    fn weather(&mut self, at: u64, settings: &RunSettings) {
+        let (loss_percent, longest, long) =
+            (self.small(0, 20), self.span(1_000, 80_000), self.span(100, 5_000));
+        let latency_us = (self.span(100, longest), longest);
+        self.put(at, Action::Weather { weather: Weather { loss_percent, latency_us } });
+        let calm = Weather { loss_percent: 0, latency_us: settings.delay_us };
+        self.put(at + long, Action::Weather { weather: calm });
     }
 
     fn clocks(&mut self, at: u64, settings: &RunSettings) {

@@ -1,0 +1,95 @@
+//! The scenarios beside the default swarm: what each is for takes place, and the checks hold and can fail.
+#![cfg(madsim)]
+
+use ringdove::observe::Canary;
+use sim::net::fault::NetFault;
+use sim::plan::{Action, Entry, Plan};
+use sim::play::{Options, play};
+use sim::report::Report;
+use sim::scenario::Scenario;
+use sim::settings::Mix;
+use sim::tcp::Weather;
+
+fn run(plan: &Plan) -> Report {
+    play(plan, Options::default()).unwrap().report
+}
+
+fn at(ms: u64, action: Action) -> Entry {
+    Entry { at_ms: Some(ms), when: None, action }
+}
+
+/// Three nodes, two clients, no faults.
+fn quiet(scenario: Scenario, seed: u64) -> Plan {
+    let mut plan = Plan::draw_for(scenario, seed);
+    let settings = &mut plan.settings;
+    (settings.nodes, settings.replicas, settings.r, settings.w) = (3, 3, 2, 2);
+    (settings.clients, settings.operations, settings.keys) = (2, 60, 5);
+    (settings.interval_ms, settings.own_quorums, settings.pause_us) = (0, false, 20_000);
+    (settings.sync_us, settings.delay_us, settings.timeout_ms) = ((200, 4_000), (100, 2_000), 1_500);
+    settings.mix = Mix { get: 4, put: 4, blind: 1, current: 1, delete: 1, ..Mix::default() };
+    settings.buggify.clear();
+    plan.entries.clear();
+    plan
+}
+
+#[test]
+fn the_real_net_carries_whole_runs_and_every_one_is_the_same_twice() {
+    let (mut messages, mut cuts) = (0, 0);
+    for seed in 0..25 {
+        let plan = Plan::draw_for(Scenario::Tcp, seed);
+        let report = run(&plan);
+        assert_eq!(report.failures, [], "cargo sim run --scenario tcp --seed {seed}");
+        assert_eq!(run(&plan), report, "seed {seed}");
+        messages += report.tally.probes["messages over madsim's network"];
+        cuts += report.tally.faults.get("cut").map_or(0, |count| count[1]);
+    }
+    assert!(messages > 100_000 && cuts > 100, "{messages} messages, {cuts} cuts");
+}
+
+#[test]
+fn on_the_real_net_cuts_and_weather_are_felt() {
+    let calm = run(&quiet(Scenario::Tcp, 1));
+    assert_eq!(calm.failures, []);
+    assert_eq!(calm.tally.with_outcome("fail") + calm.tally.with_outcome("unknown"), 0);
+    let cut = |from: &str, to: &str| {
+        at(200, Action::Net { fault: NetFault::Cut { from: from.to_owned(), to: to.to_owned() } })
+    };
+    // Nobody reaches anybody else: only with both others cut off can n1 not find W=2.
+    let mut plan = quiet(Scenario::Tcp, 1);
+    let ends = [("n1", "n2"), ("n2", "n3"), ("n3", "n1")];
+    plan.entries = ends.iter().flat_map(|(a, b)| [cut(a, b), cut(b, a)]).collect();
+    let apart = run(&plan);
+    assert_eq!(apart.failures, [], "what was refused or unknown breaks no promise");
+    assert!(apart.tally.with_outcome("ok") < calm.tally.with_outcome("ok") / 2, "{:?}", apart.tally);
+    assert_eq!(apart.tally.faults["cut"], [6, 6]);
+    let mut plan = quiet(Scenario::Tcp, 1);
+    let weather = Weather { loss_percent: 30, latency_us: (20_000, 60_000) };
+    plan.entries = vec![at(200, Action::Weather { weather })];
+    let stormy = run(&plan);
+    assert_eq!(stormy.failures, []);
+    assert!(stormy.tally.simulated > calm.tally.simulated, "{:?}", stormy.tally);
+}
+
+#[test]
+fn a_mistake_of_the_nodes_is_found_on_the_real_net_too() {
+    for canary in Canary::ALL {
+        let finds = |seed: &u64| {
+            let options = Options { canary: Some(canary), ..Options::default() };
+            let played = play(&Plan::draw_for(Scenario::Tcp, *seed), options);
+            played.is_ok_and(|played| !played.report.failures.is_empty())
+        };
+        assert!((0..200).any(|seed| finds(&seed)), "nobody noticed {}", canary.name());
+    }
+}
+
+#[test]
+fn a_plan_asks_each_network_only_for_what_it_can_do() {
+    let slow = Action::Net { fault: NetFault::Slow { from: "n1".to_owned(), to: "n2".to_owned(), ms: 5 } };
+    let weather = Action::Weather { weather: Weather { loss_percent: 1, latency_us: (1, 2) } };
+    for (scenario, action) in [(Scenario::Tcp, slow), (Scenario::Swarm, weather)] {
+        let mut plan = quiet(scenario, 1);
+        plan.check().unwrap();
+        plan.entries.push(at(1, action));
+        assert!(plan.check().unwrap_err().contains("entry 0"), "{scenario}");
+    }
+}
