@@ -60,6 +60,10 @@ pub enum DiskChange<'a> {
     Removed(&'a Path),
     /// A file was given this length.
     Cut(&'a Path, u64),
+    /// All of it is another one: emptied, or as it was before.
+    Replaced,
+    /// Bytes of it changed at rest.
+    Harmed,
     /// The power was lost: what was synced stands, and of the rest what chance has left.
     PowerLoss,
 }
@@ -150,6 +154,13 @@ impl Drive {
         drop(image);
         self.drop_stalled();
         at_stake
+    }
+
+    /// Does something to the disk at rest. `harm` says whether all of it is another one now.
+    pub(crate) fn harm(&self, harm: impl FnOnce(&mut Image) -> bool) {
+        let mut image = self.image();
+        let change = if harm(&mut image) { DiskChange::Replaced } else { DiskChange::Harmed };
+        self.changed(change, &image);
     }
 
     fn drop_stalled(&self) {

@@ -28,6 +28,8 @@
 pub mod relaunch;
 
 #[cfg(madsim)]
+pub mod budget;
+#[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;

@@ -2,18 +2,22 @@
 //!
 //! Everything that it does stands in the trace and, where it may have cost somebody what was acknowledged, in the history.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use jepsen_like_checks::value::Value;
-use ringdove::io::fault_disk::Fault;
+use ringdove::io::fault_disk::{Fault, Image};
 
+use crate::budget::Budget;
 use crate::cluster::Cluster;
 use crate::history::{Recorder, remark};
 use crate::invariants::Watch;
 use crate::net::fault::{Counts, NetFault};
 use crate::plan::{Action, DiskFault, Entry};
 use crate::world::{Host, World};
+
+mod destroy;
 
 /// How often the operator looks at his nodes, and the invariants at the disks.
 const STEP: Duration = Duration::from_millis(100);
@@ -32,11 +36,15 @@ pub struct Nemesis {
     next: Option<Entry>,
     looked: Duration,
     counts: Counts,
+    budget: Budget,
+    /// Disks as they were, for rollbacks.
+    images: BTreeMap<String, Image>,
+    readings: u32,
 }
 
 impl Nemesis {
-    /// For these entries, which are taken in order of time.
-    pub fn new(world: &World, history: &Recorder, watch: &Watch, entries: Vec<Entry>) -> Nemesis {
+    /// For these entries, which are taken in order of time, where writes are on `w` disks when they are acknowledged.
+    pub fn new(world: &World, history: &Recorder, watch: &Watch, entries: Vec<Entry>, w: usize) -> Nemesis {
         let (mut entries, at_events): (Vec<Entry>, Vec<Entry>) =
             entries.into_iter().partition(|entry| entry.when.is_none());
         entries.sort_by_key(|entry| entry.at_ms);
@@ -57,6 +65,9 @@ impl Nemesis {
             next,
             looked: Duration::ZERO,
             counts: Counts::new(),
+            budget: Budget::of(w),
+            images: BTreeMap::new(),
+            readings: 0,
         }
     }
 
@@ -88,6 +99,7 @@ impl Nemesis {
             self.act(Action::Start { node }, cluster).await;
         }
         cluster.tend();
+        self.replace_damaged(cluster);
         let now = self.world.now();
         if now >= self.looked + LOOK {
             self.looked = now;
@@ -179,6 +191,11 @@ impl Nemesis {
                     disk(&host, &fault);
                 }
             }
+            Action::Destroy { node, how, back_after_ms } => {
+                self.destroy(&node, &how, back_after_ms, cluster).await;
+            }
+            Action::KeepImage { node } => self.keep_image(&node, cluster),
+            Action::Converge => Box::pin(self.converge(cluster)).await,
             Action::WallSkew { node, ms } => {
                 if let Some(host) = cluster.host(&node) {
                     host.clock().set_wall_skew_ms(ms);
@@ -211,7 +228,10 @@ impl Nemesis {
             Action::Weather { weather } if self.world.tcp().is_some_and(|tcp| !tcp.is_calm(*weather)) => {
                 cluster.hosts().any(|(_, host)| host.is_running())
             }
+            Action::Converge => true,
             Action::Start { .. }
+            | Action::KeepImage { .. }
+            | Action::Destroy { .. }
             | Action::Resume { .. }
             | Action::Net { .. }
             | Action::Weather { .. }
@@ -241,6 +261,12 @@ impl Nemesis {
     pub async fn heal(&mut self, cluster: &mut Cluster) {
         self.world.record("nemesis", "heal", "");
         self.world.trace().disarm();
+        self.power_cycle_destroyed(cluster).await;
+        self.mend(cluster);
+    }
+
+    /// Ends what lasts, takes back what has not happened yet, and has every node started.
+    fn mend(&mut self, cluster: &mut Cluster) {
         self.back.clear();
         self.heal_net();
         let hosts: Vec<Host> = cluster.hosts().map(|(_, host)| host.clone()).collect();

@@ -20,7 +20,10 @@ use crate::scenario::Scenario;
 use crate::settings::RunSettings;
 use crate::tcp::Weather;
 
+mod destruction;
 mod draw;
+
+pub use destruction::Destruction;
 
 /// The version of the form.
 pub const VERSION: u32 = 1;
@@ -123,6 +126,24 @@ pub enum Action {
         /// What.
         fault: DiskFault,
     },
+    /// A disk loses what it has synced, or part of it. At most W-1 distinct disks between convergences.
+    Destroy {
+        /// The host.
+        node: String,
+        /// How.
+        #[serde(flatten)]
+        how: Destruction,
+        /// Where the power goes with it: the operator starts the node again after so long.
+        #[serde(default)]
+        back_after_ms: u64,
+    },
+    /// What the disk is now is kept, for a rollback.
+    KeepImage {
+        /// The host.
+        node: String,
+    },
+    /// Everything is made whole, and every key read from all replicas until each acknowledged write is on W disks again.
+    Converge,
     /// The host's wall clock is off by so much from now on.
     WallSkew {
         /// The host.
@@ -154,6 +175,9 @@ impl Action {
             Action::Weather { .. } => "weather",
             Action::HealNet => "heal-net",
             Action::Disk { fault, .. } => fault.name(),
+            Action::Destroy { how, .. } => how.name(),
+            Action::KeepImage { .. } => "keep-image",
+            Action::Converge => "converge",
             Action::WallSkew { .. } => "wall-skew",
             Action::MonoDrift { .. } => "mono-drift",
         }

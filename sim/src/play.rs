@@ -158,7 +158,7 @@ const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Rest {
     let settings = plan.settings.clone();
     let mut cluster = Cluster::new(&world, &settings);
-    let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone());
+    let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
     let mut unsettled = Vec::new();
     cluster.start_all();
     while world.now() < LOAD_AT {
@@ -293,6 +293,11 @@ fn replicas(world: &World, cluster: &Cluster, plan: &Plan, history: &Recorder, w
         let partition = partitions.partition_of(Namespace::default(), &key);
         for primary in cluster.layout().primaries(partition) {
             let node = primary.to_string();
+            // What rotted and nobody has read since stays as it is until it is scrubbed: it is no answer of the node's.
+            if watch.is_rotten(&node, Namespace::default(), &key) {
+                history.hit("latent damage was left for a scrub");
+                continue;
+            }
             let process = history.process();
             history.push(
                 world.now(),

@@ -14,17 +14,20 @@ pub enum Scenario {
     Swarm,
     /// The product's own `TcpNet` on madsim's network, with that one's faults.
     Tcp,
+    /// Disks that lose what they have synced, at most W-1 between convergences.
+    Destroy,
 }
 
 impl Scenario {
     /// All of them, in the order in which help names them.
-    pub const ALL: [Scenario; 2] = [Scenario::Swarm, Scenario::Tcp];
+    pub const ALL: [Scenario; 3] = [Scenario::Swarm, Scenario::Tcp, Scenario::Destroy];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {
             Scenario::Swarm => "swarm",
             Scenario::Tcp => "tcp",
+            Scenario::Destroy => "destroy",
         }
     }
 }

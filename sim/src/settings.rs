@@ -75,6 +75,9 @@ pub struct RunSettings {
     /// The product's `TcpNet` on madsim's network, in place of `SimNet`: of the network's faults it knows cuts and weather.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tcp: bool,
+    /// The plan destroys disks, within the budget.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub destroys: bool,
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
@@ -200,6 +203,7 @@ impl RunSettings {
             sync_us: one(chance, &[(200, 4_000), (200, 4_000), (2_000, 40_000)]),
             skew_ms_max: one(chance, &[0, 0, 50, 2_000]),
             tcp: false,
+            destroys: false,
             buggify: SITES
                 .iter()
                 .filter(|_| chance.random_bool(0.25))
@@ -214,6 +218,26 @@ impl RunSettings {
         match scenario {
             Scenario::Swarm => drawn,
             // Its latency is a whole number of milliseconds, and each flush waits for the one before.
+            Scenario::Destroy => {
+                let chance = &mut seed::stream(run_seed, "destroy");
+                let (replicas, w) = one(chance, &[(3, 2), (3, 2), (5, 3), (5, 2)]);
+                let all = u8::try_from(replicas).expect("small");
+                RunSettings {
+                    nodes: u64::from(replicas) + one(chance, &[0, 0, 1]),
+                    replicas,
+                    // A read of all meets whichever disk is left. Scans wait for partitions that have refilled.
+                    r: all,
+                    w,
+                    strict: true,
+                    own_quorums: false,
+                    interval_ms: 0,
+                    cache_bytes: one(chance, &[0, 0, 16 * 1024]),
+                    timeout_ms: drawn.timeout_ms.max(1_500),
+                    mix: Mix { scan: 0, ..drawn.mix },
+                    destroys: true,
+                    ..drawn
+                }
+            }
             Scenario::Tcp => RunSettings { tcp: true, timeout_ms: drawn.timeout_ms.max(300), ..drawn },
         }
     }

@@ -274,6 +274,12 @@ impl Host {
         look(&mut self.0.drive.image())
     }
 
+    /// Changes the disk at rest, and has whoever watches it look at all of it again. `harm` says whether it is another
+    /// disk now; then the host must be stopped.
+    pub fn harm_disk(&self, harm: impl FnOnce(&mut Image) -> bool) {
+        self.0.drive.harm(harm);
+    }
+
     /// Ends a stall of the disk that was set with the same path, and carries out what waited for it.
     pub fn release_disk(&self, path: &Path) {
         self.0.drive.release(path);

@@ -1,9 +1,11 @@
 //! The scenarios beside the default swarm: what each is for takes place, and the checks hold and can fail.
 #![cfg(madsim)]
 
+use std::collections::BTreeMap;
+
 use ringdove::observe::Canary;
 use sim::net::fault::NetFault;
-use sim::plan::{Action, Entry, Plan};
+use sim::plan::{Action, Destruction, Entry, Plan};
 use sim::play::{Options, play};
 use sim::report::Report;
 use sim::scenario::Scenario;
@@ -92,4 +94,74 @@ fn a_plan_asks_each_network_only_for_what_it_can_do() {
         plan.entries.push(at(1, action));
         assert!(plan.check().unwrap_err().contains("entry 0"), "{scenario}");
     }
+}
+
+fn destroy(node: &str, how: Destruction) -> Action {
+    Action::Destroy { node: node.to_owned(), how, back_after_ms: 300 }
+}
+
+/// Three nodes, W=2, reads of all three.
+fn to_destroy(seed: u64) -> Plan {
+    let mut plan = quiet(Scenario::Destroy, seed);
+    (plan.settings.r, plan.settings.w, plan.settings.operations) = (3, 2, 120);
+    plan
+}
+
+#[test]
+fn whatever_is_destroyed_within_the_budget_nothing_acknowledged_is_missing() {
+    let mut faults: BTreeMap<String, [u64; 2]> = BTreeMap::new();
+    for seed in 0..60 {
+        let report = run(&Plan::draw_for(Scenario::Destroy, seed));
+        assert_eq!(report.failures, [], "cargo sim run --scenario destroy --seed {seed}");
+        for (name, [fired, effective]) in report.tally.faults {
+            let of_all = faults.entry(name).or_default();
+            (of_all[0], of_all[1]) = (of_all[0] + fired, of_all[1] + effective);
+        }
+    }
+    for kind in ["Wipe", "Rollback", "Truncate", "BitFlip", "MisdirectedWrite", "SyncLie"] {
+        let [fired, effective] = faults[&format!("disk {kind}")];
+        assert!(fired >= 10 && effective >= 3, "{kind}: {effective} of {fired}");
+    }
+    assert!(faults["converge"][1] > 60, "{faults:?}");
+}
+
+#[test]
+fn a_plan_that_destroys_more_than_the_budget_fails_and_the_disk_is_spared() {
+    let wipe = |ms, node| at(ms, destroy(node, Destruction::Wipe));
+    let mut plan = to_destroy(1);
+    plan.entries = vec![wipe(500, "n1"), wipe(900, "n2")];
+    let report = run(&plan);
+    assert_eq!(report.failures.len(), 1, "{report:?}");
+    assert!(
+        report.failures[0].what.contains("the disk of n2 too, beside n1: more than W-1 = 1"),
+        "{report:?}"
+    );
+    assert_eq!(report.tally.faults["disk Wipe"][0], 1);
+    // After a convergence it may.
+    plan.entries.insert(1, at(800, Action::Converge));
+    let report = run(&plan);
+    assert_eq!(report.failures, []);
+    assert_eq!(report.tally.faults["disk Wipe"], [2, 2]);
+}
+
+/// What the budget excuses is no more than it says: without it the same loss is seen by the invariant that counts disks.
+#[test]
+fn two_of_three_disks_wiped_at_once_lose_writes_and_the_checks_see_it() {
+    let mut plan = to_destroy(2);
+    // The guard counts by W: this claims three copies of each write and asks for one.
+    plan.settings.w = 3;
+    plan.settings.own_quorums = true;
+    // What is acknowledged with the third cut off is on the first two alone.
+    for node in ["n1", "n2"] {
+        let fault = NetFault::Cut { from: node.to_owned(), to: "n3".to_owned() };
+        plan.entries.push(at(250, Action::Net { fault }));
+        plan.entries.push(at(700, destroy(node, Destruction::Wipe)));
+    }
+    let seen = (2..40).any(|seed| {
+        plan.seed = seed;
+        let failures = run(&plan).failures;
+        assert!(!failures.iter().any(|failure| failure.what.contains("W-1")), "{failures:?}");
+        failures.iter().any(|failure| failure.what.contains("no disk holds the acknowledged write"))
+    });
+    assert!(seen, "nobody missed what was only on the wiped disks");
 }

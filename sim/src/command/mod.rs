@@ -42,7 +42,7 @@ enum Command {
         /// The seed.
         #[arg(long)]
         seed: u64,
-        /// What it is drawn for: `swarm`, `tcp`.
+        /// What it is drawn for: `swarm`, `tcp`, `destroy`.
         #[arg(long, default_value = "swarm")]
         scenario: Scenario,
     },

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The seed, from which everything follows.
     #[arg(long, required_unless_present = "plan", conflicts_with = "plan")]
     seed: Option<u64>,
-    /// What the seed is drawn for: `swarm`, `tcp`.
+    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`.
     #[arg(long, default_value = "swarm", conflicts_with = "plan")]
     scenario: Scenario,
     /// A plan: settings and faults, as `cargo sim plan` prints them.

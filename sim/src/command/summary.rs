@@ -7,23 +7,27 @@ use sim::report::Tally;
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
-pub(crate) const PENDING: [(&str, &str); 6] = [
+pub(crate) const PENDING: [(&str, &str); 7] = [
     (
         "handoff of guests",
         "(f) a guest goes only after its target synced it; writes are strict where there are more nodes than replicas",
     ),
     ("anti-entropy", "convergence is driven by reading every key from all replicas"),
     (
-        "refill and repair",
-        "wipe, rollback, bit flips, misdirected writes, truncation, syncs that lie; a destroyed disk",
+        "refill",
+        "destroyed disks under reads of R < N and under scans; until then they are destroyed in a scenario that reads with R=N",
+    ),
+    (
+        "scrub",
+        "latent damage found by itself; until then a rotten copy that nobody read is left out of the comparison",
     ),
     ("layout change", "joining, leaving, moving partitions under load"),
     ("failure detector", "gray failures judged by it; its threshold in the swarm"),
     ("reaping", "legal forgetting in (c); reaping grace in the swarm"),
 ];
 
-/// Probes and faults that only what is pending can bring about: that they did nothing fails no sweep.
-pub(crate) const PENDING_PROBES: [&str; 11] = [
+/// Probes and faults that only what is pending, or another scenario, can bring about: that they did nothing fails no sweep.
+pub(crate) const PENDING_PROBES: [&str; 13] = [
     "a read answered by fewer primaries than asked",
     "point damaged-copy-replaced",
     "point guest-sent",
@@ -35,6 +39,8 @@ pub(crate) const PENDING_PROBES: [&str; 11] = [
     "disk SyncLie",
     "disk Truncate",
     "disk Wipe",
+    "latent damage was left for a scrub",
+    "a damaged directory was given up and the member replaced",
 ];
 
 fn cluster(settings: &RunSettings) -> String {

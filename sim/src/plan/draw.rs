@@ -10,6 +10,8 @@ use crate::seed::{self, Stream};
 use crate::settings::RunSettings;
 use crate::tcp::Weather;
 
+mod destruction;
+
 /// What a seed's plan may choose from.
 const SWARM: [Kind; 30] = [
     Kind::PowerLoss,
@@ -118,7 +120,11 @@ pub(super) fn entries(run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
         begin,
         end: begin.saturating_add(span).clamp(2_000, 60_000),
     };
-    draw.all(settings);
+    if settings.destroys {
+        draw.rounds_of_destruction(settings);
+    } else {
+        draw.all(settings);
+    }
     draw.entries.sort_by_key(|entry| entry.at_ms);
     draw.entries
 }
