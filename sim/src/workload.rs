@@ -22,6 +22,7 @@ use ringdove::types::{Key, Namespace, WriteId};
 use crate::clock::EPOCH;
 use crate::cluster::client_addr;
 use crate::history::{Recorder, claimed, covers, event, id_of};
+use crate::report::{UNKNOWN, UNKNOWN_CUT_OFF};
 use crate::seed::{self, Stream};
 use crate::settings::RunSettings;
 use crate::world::{Start, World};
@@ -407,10 +408,16 @@ impl Session {
                     _ => {}
                 }
                 self.push(event(if unknown { Kind::Info } else { Kind::Fail }, process, f, key));
-                self.history.count(kind, if unknown { "unknown" } else { "fail" });
+                let outcome = if unknown { self.unknown_outcome(asked_at) } else { "fail" };
+                self.history.count(kind, outcome);
                 unknown
             }
         }
+    }
+
+    /// How an unknown outcome is counted: whether a cut of this client's links since then accounts for it.
+    fn unknown_outcome(&self, asked_at: Duration) -> &'static str {
+        if self.world.net().was_cut_since(&self.name, asked_at) { UNKNOWN_CUT_OFF } else { UNKNOWN }
     }
 
     /// Some keys at once: reads, or writes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use sim::report::Tally;
+use sim::report::{Tally, UNKNOWN_PERCENT_MAX};
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
@@ -107,6 +107,16 @@ pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
     let faults = tally.faults.iter().filter(|(_, [fired, effective])| fired + effective > 0);
     text += &lines("faults", faults.map(|(name, [fired, effective])| format!("{name} {fired}/{effective}")));
     text += &lines("operations", counts(&tally.operations));
+    let (writes, unknown, cut_off) = tally.unknown();
+    let percent = |count: u64| count as f64 * 100.0 / writes.saturating_sub(cut_off).max(1) as f64;
+    text += &lines(
+        "unknown",
+        [format!(
+            "{unknown} of {} writes ({:.1}%, at most {UNKNOWN_PERCENT_MAX}%), and {cut_off} of clients that were cut off",
+            writes - cut_off,
+            percent(unknown)
+        )],
+    );
     let pending = |name: &String| PENDING_PROBES.contains(&name.as_str());
     let (hit, missed): (Vec<_>, Vec<_>) = tally
         .probes

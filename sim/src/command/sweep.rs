@@ -465,6 +465,12 @@ fn report(args: &Args, sum: &Sum, took: Duration, left: usize, strict: bool) -> 
         say(format!("{} runs failed: {}", sum.failures.len(), by.join(", ")));
         return Ok(if by.iter().any(|by| by.starts_with("determinism")) { DIFFERS } else { FAILED });
     }
+    if sum.tally.knows_too_little() {
+        say(
+            "too little is known: more writes than may be had an unknown outcome although their clients were not cut off",
+        );
+        return Ok(FAILED);
+    }
     let idle = if strict { idle(&sum.tally) } else { Vec::new() };
     if !idle.is_empty() {
         say(format!("never did anything over the whole sweep: {}", idle.join(", ")));
