@@ -25,7 +25,7 @@ use ringdove::types::{Incarnation, NodeId};
 use crate::holdings::DIR;
 use crate::plan::node_name;
 use crate::seed;
-use crate::settings::RunSettings;
+use crate::settings::{RunSettings, StoreSettings};
 use crate::world::{Host, Start, World};
 
 /// How long the operator waits before he starts a node that ended by itself.
@@ -43,6 +43,9 @@ struct Seat {
     wanted: bool,
     /// When it was first seen to have ended although it is wanted.
     ended_at: Option<Duration>,
+    /// What was changed of its settings, and whether no start has gone by that yet.
+    store: StoreSettings,
+    changed: bool,
     /// It has held data before, and its directory is lost.
     lost: bool,
     /// Why its directory cannot be used, where the last start ended so.
@@ -60,6 +63,7 @@ pub struct Cluster {
     descriptor: ClusterDescriptor,
     layout: Layout,
     seats: BTreeMap<String, Seat>,
+    changed_starts: u32,
 }
 
 impl Cluster {
@@ -88,6 +92,8 @@ impl Cluster {
                     host,
                     wanted: false,
                     ended_at: None,
+                    store: StoreSettings::default(),
+                    changed: false,
                     lost: false,
                     damaged: Arc::default(),
                     node,
@@ -103,6 +109,7 @@ impl Cluster {
             descriptor,
             layout,
             seats,
+            changed_starts: 0,
         }
     }
 
@@ -147,7 +154,10 @@ impl Cluster {
             descriptor: self.descriptor.clone(),
             layouts: vec![self.layout.clone()],
         };
-        let (config, slot, lost) = (self.config.clone(), seat.node.clone(), seat.lost);
+        let (slot, lost) = (seat.node.clone(), seat.lost);
+        let mut config = self.config.clone();
+        change(&mut config, &seat.store);
+        self.changed_starts += u32::from(std::mem::take(&mut seat.changed));
         let damaged = seat.damaged.clone();
         let _ = seat.host.start(move |io, start| async move {
             let ended = run_node(io, start, meta, config, slot, lost).await;
@@ -219,6 +229,19 @@ impl Cluster {
         missing
     }
 
+    /// From its next start on a node goes by these.
+    pub fn reconfigure(&mut self, name: &str, store: StoreSettings) {
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.changed |= seat.store != store;
+            seat.store = store;
+        }
+    }
+
+    /// Starts that went by other settings than the start before.
+    pub fn changed_starts(&self) -> u32 {
+        self.changed_starts
+    }
+
     /// Starts of all nodes so far.
     pub fn starts(&self) -> u32 {
         self.seats.values().map(|seat| seat.starts).sum()
@@ -245,6 +268,15 @@ fn config(settings: &RunSettings) -> NodeConfig {
     config.store.dead_percent_max = settings.dead_percent_max;
     config.store.cache_bytes = settings.cache_bytes;
     config
+}
+
+/// Sets what an operator has set.
+fn change(config: &mut NodeConfig, store: &StoreSettings) {
+    let to = &mut config.store;
+    to.segment_bytes = store.segment_bytes.unwrap_or(to.segment_bytes);
+    to.snapshot_bytes_min = store.snapshot_bytes_min.unwrap_or(to.snapshot_bytes_min);
+    to.dead_percent_max = store.dead_percent_max.unwrap_or(to.dead_percent_max);
+    to.cache_bytes = store.cache_bytes.unwrap_or(to.cache_bytes);
 }
 
 /// One life of one node: the product's shell as production runs it.

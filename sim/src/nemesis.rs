@@ -17,6 +17,7 @@ use crate::net::fault::{Counts, NetFault};
 use crate::plan::{Action, DiskFault, Entry};
 use crate::world::{Host, World};
 
+mod burst;
 mod destroy;
 
 /// How often the operator looks at his nodes, and the invariants at the disks.
@@ -40,6 +41,9 @@ pub struct Nemesis {
     /// Disks as they were, for rollbacks.
     images: BTreeMap<String, Image>,
     readings: u32,
+    /// Clients that came in bursts.
+    bursts: Vec<Host>,
+    burst_clients: u32,
 }
 
 impl Nemesis {
@@ -68,6 +72,8 @@ impl Nemesis {
             budget: Budget::of(w),
             images: BTreeMap::new(),
             readings: 0,
+            bursts: Vec::new(),
+            burst_clients: 0,
         }
     }
 
@@ -76,9 +82,9 @@ impl Nemesis {
         &self.counts
     }
 
-    /// Whether entries are left.
+    /// Whether no entries are left and no client that came in a burst.
     pub fn is_done(&self) -> bool {
-        self.next.is_none()
+        self.next.is_none() && !self.bursts.iter().any(Host::is_running)
     }
 
     /// Goes on until the next step: carries out what is due, tends the nodes, waits a little.
@@ -194,6 +200,8 @@ impl Nemesis {
             Action::Destroy { node, how, back_after_ms } => {
                 self.destroy(&node, &how, back_after_ms, cluster).await;
             }
+            Action::Reconfigure { node, store } => cluster.reconfigure(&node, store),
+            Action::Burst { load } => self.burst(&load, cluster),
             Action::KeepImage { node } => self.keep_image(&node, cluster),
             Action::Converge => Box::pin(self.converge(cluster)).await,
             Action::WallSkew { node, ms } => {
@@ -228,7 +236,9 @@ impl Nemesis {
             Action::Weather { weather } if self.world.tcp().is_some_and(|tcp| !tcp.is_calm(*weather)) => {
                 cluster.hosts().any(|(_, host)| host.is_running())
             }
-            Action::Converge => true,
+            Action::Converge | Action::Burst { .. } => true,
+            // A start under them is what counts.
+            Action::Reconfigure { .. } => false,
             Action::Start { .. }
             | Action::KeepImage { .. }
             | Action::Destroy { .. }

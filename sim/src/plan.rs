@@ -17,13 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::fault::NetFault;
 use crate::scenario::Scenario;
-use crate::settings::RunSettings;
+use crate::settings::{RunSettings, StoreSettings};
 use crate::tcp::Weather;
 
 mod destruction;
 mod draw;
+mod load;
 
 pub use destruction::Destruction;
+pub use load::{Load, LoadKind};
 
 /// The version of the form.
 pub const VERSION: u32 = 1;
@@ -137,6 +139,19 @@ pub enum Action {
         #[serde(default)]
         back_after_ms: u64,
     },
+    /// The operator changes the node's settings; they hold from its next start on.
+    Reconfigure {
+        /// The host.
+        node: String,
+        /// What of it.
+        store: StoreSettings,
+    },
+    /// More clients for a moment, which do nothing but this.
+    Burst {
+        /// What.
+        #[serde(flatten)]
+        load: Load,
+    },
     /// What the disk is now is kept, for a rollback.
     KeepImage {
         /// The host.
@@ -176,6 +191,8 @@ impl Action {
             Action::HealNet => "heal-net",
             Action::Disk { fault, .. } => fault.name(),
             Action::Destroy { how, .. } => how.name(),
+            Action::Reconfigure { .. } => "reconfigure",
+            Action::Burst { load } => load.name(),
             Action::KeepImage { .. } => "keep-image",
             Action::Converge => "converge",
             Action::WallSkew { .. } => "wall-skew",

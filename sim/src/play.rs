@@ -70,7 +70,12 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     let watch = Watch::new(partitions, &trace, plan.settings.interval_ms == 0, options.canary);
     let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
     let settings = Settings {
-        net: NetTimes { delay: us(plan.settings.delay_us), ..NetTimes::default() },
+        net: NetTimes {
+            delay: us(plan.settings.delay_us),
+            send_buffer: plan.settings.buffer_bytes,
+            recv_buffer: plan.settings.buffer_bytes,
+            ..NetTimes::default()
+        },
         disk: DiskTimes { sync: us(plan.settings.sync_us), ..DiskTimes::default() },
         tcp: plan.settings.tcp.then_some(Weather { loss_percent: 0, latency_us: plan.settings.delay_us }),
         watch: Some(Arc::new(watch.clone())),
@@ -239,6 +244,7 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     if let Some(tcp) = world.tcp() {
         tally.probe("messages over madsim's network", tcp.messages());
     }
+    tally.fault("reconfigure", 0, cluster.changed_starts().into());
     for (name, (fired, effective)) in nemesis.counts() {
         tally.fault(name, *fired, *effective);
     }

@@ -68,6 +68,9 @@ pub struct RunSettings {
     pub cache_bytes: u64,
     /// Ordinary delay of a segment on a link, in microseconds: shortest and longest.
     pub delay_us: (u64, u64),
+    /// Bytes that a direction of a connection holds on the way, and as many that arrived and are not read.
+    #[serde(default = "buffer_bytes")]
+    pub buffer_bytes: usize,
     /// Time of a sync, in microseconds: shortest and longest.
     pub sync_us: (u64, u64),
     /// Wall clocks are at most this far off.
@@ -81,6 +84,24 @@ pub struct RunSettings {
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
+}
+
+/// Settings of a node's store that an operator may change from one start to the next; what is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// Length at which a segment is closed, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment_bytes: Option<u64>,
+    /// Growth of the log after which a snapshot is written, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_bytes_min: Option<u64>,
+    /// Dead share at which compaction begins, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_percent_max: Option<u32>,
+    /// Bytes of the cache of records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<u64>,
 }
 
 /// Weights of the kinds of operations; all zero is reads alone.
@@ -128,6 +149,11 @@ impl Mix {
             ("counter", self.counter),
         ]
     }
+}
+
+/// What plans of before had.
+fn buffer_bytes() -> usize {
+    256 * 1024
 }
 
 fn one<T: Copy>(chance: &mut Stream, of: &[T]) -> T {
@@ -209,6 +235,7 @@ impl RunSettings {
                 .filter(|_| chance.random_bool(0.25))
                 .map(|site| (*site).to_owned())
                 .collect(),
+            buffer_bytes: one(chance, &[2, 16, 256, 256]) * 1024,
         }
     }
 
@@ -273,6 +300,7 @@ impl RunSettings {
         sound(self.delay_us.0 <= self.delay_us.1, "delay_us: in order")?;
         sound(self.sync_us.0 <= self.sync_us.1, "sync_us: in order")?;
         sound(self.buggify.iter().all(|site| SITES.contains(&site.as_str())), "buggify: names of sites")?;
+        sound(self.buffer_bytes > 0, "buffer_bytes: at least 1")?;
         sound(self.siblings_max > 0, "siblings_max: at least 1")
     }
 }

@@ -7,7 +7,7 @@ use ringdove::observe::Canary;
 use sim::net::fault::NetFault;
 use sim::plan::{Action, Destruction, Entry, Plan};
 use sim::play::{Options, play};
-use sim::report::Report;
+use sim::report::{Report, Tally};
 use sim::scenario::Scenario;
 use sim::settings::Mix;
 use sim::tcp::Weather;
@@ -164,4 +164,29 @@ fn two_of_three_disks_wiped_at_once_lose_writes_and_the_checks_see_it() {
         failures.iter().any(|failure| failure.what.contains("no disk holds the acknowledged write"))
     });
     assert!(seen, "nobody missed what was only on the wiped disks");
+}
+
+#[test]
+fn over_some_seeds_of_the_swarm_each_of_its_rarer_faults_does_something() {
+    let mut sum = Tally::default();
+    for seed in 0..120 {
+        let report = run(&Plan::draw(seed));
+        assert_eq!(report.failures, [], "cargo sim run --seed {seed}");
+        sum.add(&report.tally);
+    }
+    assert!(!sum.knows_too_little(), "{:?}", sum.unknown());
+    for name in [
+        "disk ReorderedWrite",
+        "reconfigure",
+        "burst",
+        "hot-key",
+        "huge-values",
+        "many-siblings",
+        "slow-frames",
+        "small-stall",
+        "unacknowledged",
+    ] {
+        let count = sum.faults.get(name);
+        assert!(count.is_some_and(|count| count[1] > 0), "{name}: {count:?}");
+    }
 }
