@@ -18,13 +18,14 @@ use ringdove::dynamo::version::Caps;
 use ringdove::io::Io;
 use ringdove::node::{Node, NodeConfig, NodeError, found};
 use ringdove::server::serve_clients;
+use ringdove::storage::StorageError;
 use ringdove::storage::directory::{self, FORMAT, NodeMeta};
 use ringdove::types::{Incarnation, NodeId};
 
 use crate::holdings::DIR;
 use crate::plan::node_name;
 use crate::seed;
-use crate::settings::RunSettings;
+use crate::settings::{RunSettings, StoreSettings};
 use crate::world::{Host, Start, World};
 
 /// How long the operator waits before he starts a node that ended by itself.
@@ -42,6 +43,13 @@ struct Seat {
     wanted: bool,
     /// When it was first seen to have ended although it is wanted.
     ended_at: Option<Duration>,
+    /// What was changed of its settings, and whether no start has gone by that yet.
+    store: StoreSettings,
+    changed: bool,
+    /// It has held data before, and its directory is lost.
+    lost: bool,
+    /// Why its directory cannot be used, where the last start ended so.
+    damaged: Arc<Mutex<Option<String>>>,
     /// The node that runs, for stopping it.
     node: Arc<Mutex<Option<Node>>>,
     starts: u32,
@@ -50,10 +58,12 @@ struct Seat {
 /// The nodes of a run.
 pub struct Cluster {
     world: World,
+    settings: RunSettings,
     config: NodeConfig,
     descriptor: ClusterDescriptor,
     layout: Layout,
     seats: BTreeMap<String, Seat>,
+    changed_starts: u32,
 }
 
 impl Cluster {
@@ -75,10 +85,37 @@ impl Cluster {
         let seats = ids.iter().map(|id| {
             let host = world.host(&node_name(id.0));
             let node = Arc::default();
-            (node_name(id.0), Seat { id: *id, host, wanted: false, ended_at: None, node, starts: 0 })
+            (
+                node_name(id.0),
+                Seat {
+                    id: *id,
+                    host,
+                    wanted: false,
+                    ended_at: None,
+                    store: StoreSettings::default(),
+                    changed: false,
+                    lost: false,
+                    damaged: Arc::default(),
+                    node,
+                    starts: 0,
+                },
+            )
         });
         let seats = seats.collect();
-        Cluster { world: world.clone(), config: config(settings), descriptor, layout, seats }
+        Cluster {
+            world: world.clone(),
+            settings: settings.clone(),
+            config: config(settings),
+            descriptor,
+            layout,
+            seats,
+            changed_starts: 0,
+        }
+    }
+
+    /// How the cluster is set up.
+    pub fn settings(&self) -> &RunSettings {
+        &self.settings
     }
 
     /// What the nodes agreed on.
@@ -117,8 +154,35 @@ impl Cluster {
             descriptor: self.descriptor.clone(),
             layouts: vec![self.layout.clone()],
         };
-        let (config, slot) = (self.config.clone(), seat.node.clone());
-        let _ = seat.host.start(move |io, start| run_node(io, start, meta, config, slot));
+        let (slot, lost) = (seat.node.clone(), seat.lost);
+        let mut config = self.config.clone();
+        change(&mut config, &seat.store);
+        self.changed_starts += u32::from(std::mem::take(&mut seat.changed));
+        let damaged = seat.damaged.clone();
+        let _ = seat.host.start(move |io, start| async move {
+            let ended = run_node(io, start, meta, config, slot, lost).await;
+            if let Err(NodeError::Storage(
+                error @ (StorageError::BadDirectory(_) | StorageError::OtherFormat { .. }),
+            )) = &ended
+            {
+                *damaged.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            }
+            ended
+        });
+    }
+
+    /// The member's disk is empty: the next start makes a new directory, as `ringdove init --replace` does.
+    pub fn replace(&mut self, name: &str) {
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.lost = true;
+        }
+    }
+
+    /// The nodes that could not start because their directory is damaged, and why; each start once.
+    pub fn damaged_directories(&mut self) -> Vec<(String, String)> {
+        let take = |seat: &Seat| seat.damaged.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let stopped = self.seats.iter().filter(|(_, seat)| !seat.host.is_running());
+        stopped.filter_map(|(name, seat)| Some((name.clone(), take(seat)?))).collect()
     }
 
     /// Starts all nodes.
@@ -165,6 +229,19 @@ impl Cluster {
         missing
     }
 
+    /// From its next start on a node goes by these.
+    pub fn reconfigure(&mut self, name: &str, store: StoreSettings) {
+        if let Some(seat) = self.seats.get_mut(name) {
+            seat.changed |= seat.store != store;
+            seat.store = store;
+        }
+    }
+
+    /// Starts that went by other settings than the start before.
+    pub fn changed_starts(&self) -> u32 {
+        self.changed_starts
+    }
+
     /// Starts of all nodes so far.
     pub fn starts(&self) -> u32 {
         self.seats.values().map(|seat| seat.starts).sum()
@@ -197,6 +274,15 @@ fn config(settings: &RunSettings) -> NodeConfig {
     config
 }
 
+/// Sets what an operator has set.
+fn change(config: &mut NodeConfig, store: &StoreSettings) {
+    let to = &mut config.store;
+    to.segment_bytes = store.segment_bytes.unwrap_or(to.segment_bytes);
+    to.snapshot_bytes_min = store.snapshot_bytes_min.unwrap_or(to.snapshot_bytes_min);
+    to.dead_percent_max = store.dead_percent_max.unwrap_or(to.dead_percent_max);
+    to.cache_bytes = store.cache_bytes.unwrap_or(to.cache_bytes);
+}
+
 /// One life of one node: the product's shell as production runs it.
 async fn run_node(
     io: Io,
@@ -204,11 +290,17 @@ async fn run_node(
     meta: NodeMeta,
     config: NodeConfig,
     slot: Arc<Mutex<Option<Node>>>,
+    lost: bool,
 ) -> Result<(), NodeError> {
     let dir = Path::new(DIR);
     if directory::read(io.disk.as_ref(), dir).await?.is_none() {
-        let incarnation = Incarnation(seed::stream(start.seed, "founding").next_u64());
-        found(io.disk.clone(), io.clock.clone(), dir, &meta, incarnation).await?;
+        if lost {
+            // What it held is unknown: nothing counts as refilled.
+            directory::write(io.disk.as_ref(), dir, &meta).await?;
+        } else {
+            let incarnation = Incarnation(seed::stream(start.seed, "founding").next_u64());
+            found(io.disk.clone(), io.clock.clone(), dir, &meta, incarnation).await?;
+        }
     }
     let mut bits = [0; 32];
     seed::stream(start.seed, "node").fill_bytes(&mut bits);

@@ -47,6 +47,9 @@ impl Default for DiskTimes {
     }
 }
 
+/// The event that a write was made while another one is not synced yet.
+pub const TWO_UNSYNCED: &str = "disk-two-unsynced";
+
 type Stalled = Box<dyn FnOnce() + Send>;
 
 /// What became of a disk's contents.
@@ -60,6 +63,10 @@ pub enum DiskChange<'a> {
     Removed(&'a Path),
     /// A file was given this length.
     Cut(&'a Path, u64),
+    /// All of it is another one: emptied, or as it was before.
+    Replaced,
+    /// Bytes of it changed at rest.
+    Harmed,
     /// The power was lost: what was synced stands, and of the rest what chance has left.
     PowerLoss,
 }
@@ -150,6 +157,13 @@ impl Drive {
         drop(image);
         self.drop_stalled();
         at_stake
+    }
+
+    /// Does something to the disk at rest. `harm` says whether all of it is another one now.
+    pub(crate) fn harm(&self, harm: impl FnOnce(&mut Image) -> bool) {
+        let mut image = self.image();
+        let change = if harm(&mut image) { DiskChange::Replaced } else { DiskChange::Harmed };
+        self.changed(change, &image);
     }
 
     fn drop_stalled(&self) {
@@ -375,7 +389,17 @@ impl File for SimFile {
 
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>> {
         let what = format!("{offset}+{} {:016x}", bytes.len(), xxh3_64(&bytes));
-        self.short("disk-write", what, move |image, id| image.write_at(id, offset, bytes))
+        let (disk, path) = (self.0.disk.clone(), self.path());
+        self.short("disk-write", what, move |image, id| {
+            image.write_at(id, offset, bytes)?;
+            let unsynced = image.unsynced_writes();
+            if unsynced > 1 {
+                // An event to lose the power at: the earlier write may be lost and this one kept.
+                let drive = &disk.drive;
+                drive.trace.record(drive.timers.now(), disk.life.host(), TWO_UNSYNCED, path.display());
+            }
+            Ok(())
+        })
     }
 
     fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>> {

@@ -16,10 +16,30 @@ use ringdove::storage::{Entry, Slot};
 /// Where nodes keep their data.
 pub const DIR: &str = "/data";
 
+/// What stands on the medium, by slot: the last whole record of each.
+fn whole(dir: &Path, image: &Image) -> (BTreeMap<u64, u64>, BTreeMap<Slot, Held>) {
+    let (mut read, mut whole) = (BTreeMap::new(), BTreeMap::<Slot, Held>::new());
+    for name in image.names_on_medium(dir) {
+        let Some(id) = evidence::segment_of(&name) else { continue };
+        let bytes = image.on_medium(&dir.join(&name), 0).unwrap_or_default();
+        let (found, behind) = evidence::records(id, &bytes[..bytes.len().min(evidence::HEAD_LEN)], 0, &bytes);
+        read.insert(id, behind);
+        for Found { offset, slot, entry } in found {
+            let held = Held { at: (id, offset), entry, rotten: false };
+            if whole.get(&slot).is_none_or(|before| before.at < held.at) {
+                whole.insert(slot, held);
+            }
+        }
+    }
+    (read, whole)
+}
+
 struct Held {
     /// Segment and offset: the order of the log.
     at: (u64, u64),
     entry: Option<Entry>,
+    /// It held a record here, and that was damaged at rest.
+    rotten: bool,
 }
 
 /// What one disk holds.
@@ -72,7 +92,7 @@ impl Holdings {
             if let Some(entry) = &entry {
                 finder.found(&slot, entry);
             }
-            last.insert(slot, Held { at: (id, offset), entry });
+            last.insert(slot, Held { at: (id, offset), entry, rotten: false });
         }
         for (slot, now) in last {
             let before = self.held.get(&slot);
@@ -114,6 +134,35 @@ impl Holdings {
             }
             false
         });
+    }
+
+    /// It is another disk now: what counts is what stands on that.
+    pub fn replaced(&mut self, dir: &Path, image: &Image) {
+        let (read, held) = whole(dir, image);
+        *self = Holdings { past: read.keys().copied().collect(), read, held };
+    }
+
+    /// The power was lost, and a sync had lied or a write gone astray before: what the node takes for proven, and does not
+    /// write again, is on the medium or is not, and only the medium tells.
+    pub fn power_lost_after_harm(&mut self, dir: &Path, image: &Image) {
+        let (read, mut now) = whole(dir, image);
+        for (slot, before) in std::mem::take(&mut self.held).into_iter().filter(|(_, held)| held.rotten) {
+            if now.get(&slot).is_none_or(|now| now.at < before.at) {
+                now.insert(slot, before);
+            }
+        }
+        *self = Holdings { past: read.keys().copied().collect(), read, held: now };
+    }
+
+    /// Bytes changed at rest: what cannot be read any more it holds no more.
+    pub fn harmed(&mut self, dir: &Path, image: &Image) {
+        let (_, now) = whole(dir, image);
+        for (slot, held) in &mut self.held {
+            if held.entry.is_some() && now.get(slot).is_none_or(|now| now.at != held.at) {
+                held.entry = None;
+                held.rotten = true;
+            }
+        }
     }
 
     /// The power was lost.

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! madsim supplies the executor, the simulated time and the life cycle of nodes, no more. Its network, file
-//! system and clock are not used: they are too kind (DESIGN §9). Each source of chance has a seeded stream of
+//! system and clock are not used: they are too kind (DESIGN §9); one scenario runs the product's `TcpNet` on its network (`tcp`). Each source of chance has a seeded stream of
 //! its own (`seed`), so that more traffic on one link moves no delay on another and no disk operation.
 //!
 //! Invariants: nothing here reads a real clock, the system's entropy or the order of a hash map; every handle
@@ -27,6 +27,8 @@
 #[cfg(not(madsim))]
 pub mod relaunch;
 
+#[cfg(madsim)]
+pub mod budget;
 #[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
@@ -54,9 +56,13 @@ pub mod report;
 #[cfg(madsim)]
 pub mod run;
 #[cfg(madsim)]
+pub mod scenario;
+#[cfg(madsim)]
 pub mod seed;
 #[cfg(madsim)]
 pub mod settings;
+#[cfg(madsim)]
+pub mod tcp;
 #[cfg(madsim)]
 pub mod timers;
 #[cfg(madsim)]

@@ -2,18 +2,23 @@
 //!
 //! Everything that it does stands in the trace and, where it may have cost somebody what was acknowledged, in the history.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use jepsen_like_checks::value::Value;
-use ringdove::io::fault_disk::Fault;
+use ringdove::io::fault_disk::{Fault, Image};
 
+use crate::budget::Budget;
 use crate::cluster::Cluster;
 use crate::history::{Recorder, remark};
 use crate::invariants::Watch;
-use crate::net::fault::Counts;
+use crate::net::fault::{Counts, NetFault};
 use crate::plan::{Action, DiskFault, Entry};
 use crate::world::{Host, World};
+
+mod burst;
+mod destroy;
 
 /// How often the operator looks at his nodes, and the invariants at the disks.
 const STEP: Duration = Duration::from_millis(100);
@@ -32,11 +37,18 @@ pub struct Nemesis {
     next: Option<Entry>,
     looked: Duration,
     counts: Counts,
+    budget: Budget,
+    /// Disks as they were, for rollbacks.
+    images: BTreeMap<String, Image>,
+    readings: u32,
+    /// Clients that came in bursts.
+    bursts: Vec<Host>,
+    burst_clients: u32,
 }
 
 impl Nemesis {
-    /// For these entries, which are taken in order of time.
-    pub fn new(world: &World, history: &Recorder, watch: &Watch, entries: Vec<Entry>) -> Nemesis {
+    /// For these entries, which are taken in order of time, where writes are on `w` disks when they are acknowledged.
+    pub fn new(world: &World, history: &Recorder, watch: &Watch, entries: Vec<Entry>, w: usize) -> Nemesis {
         let (mut entries, at_events): (Vec<Entry>, Vec<Entry>) =
             entries.into_iter().partition(|entry| entry.when.is_none());
         entries.sort_by_key(|entry| entry.at_ms);
@@ -57,6 +69,11 @@ impl Nemesis {
             next,
             looked: Duration::ZERO,
             counts: Counts::new(),
+            budget: Budget::of(w),
+            images: BTreeMap::new(),
+            readings: 0,
+            bursts: Vec::new(),
+            burst_clients: 0,
         }
     }
 
@@ -65,9 +82,9 @@ impl Nemesis {
         &self.counts
     }
 
-    /// Whether entries are left.
+    /// Whether no entries are left and no client that came in a burst.
     pub fn is_done(&self) -> bool {
-        self.next.is_none()
+        self.next.is_none() && !self.bursts.iter().any(Host::is_running)
     }
 
     /// Goes on until the next step: carries out what is due, tends the nodes, waits a little.
@@ -88,6 +105,7 @@ impl Nemesis {
             self.act(Action::Start { node }, cluster).await;
         }
         cluster.tend();
+        self.replace_damaged(cluster);
         let now = self.world.now();
         if now >= self.looked + LOOK {
             self.looked = now;
@@ -115,8 +133,8 @@ impl Nemesis {
 
     /// Carries one action out.
     pub async fn act(&mut self, action: Action, cluster: &mut Cluster) {
-        if let Some(does) = does_something(&action, cluster) {
-            let (fired, effective) = self.counts.entry(action.name()).or_default();
+        if let Some((name, does)) = self.does_something(&action, cluster) {
+            let (fired, effective) = self.counts.entry(name).or_default();
             *fired += 1;
             *effective += u64::from(does);
         }
@@ -163,8 +181,13 @@ impl Nemesis {
                     host.resume();
                 }
             }
-            Action::Net { fault } => self.world.net().apply(&fault),
-            Action::HealNet => self.world.net().heal_all(),
+            Action::Net { fault } => self.net(&fault),
+            Action::Weather { weather } => {
+                if let Some(tcp) = self.world.tcp() {
+                    tcp.set_weather(weather);
+                }
+            }
+            Action::HealNet => self.heal_net(),
             Action::Disk { node, fault } => {
                 if let Some(host) = cluster.host(&node).cloned() {
                     if matches!(fault, DiskFault::SyncError { .. }) {
@@ -174,6 +197,13 @@ impl Nemesis {
                     disk(&host, &fault);
                 }
             }
+            Action::Destroy { node, how, back_after_ms } => {
+                self.destroy(&node, &how, back_after_ms, cluster).await;
+            }
+            Action::Reconfigure { node, store } => cluster.reconfigure(&node, store),
+            Action::Burst { load } => self.burst(&load, cluster),
+            Action::KeepImage { node } => self.keep_image(&node, cluster),
+            Action::Converge => Box::pin(self.converge(cluster)).await,
             Action::WallSkew { node, ms } => {
                 if let Some(host) = cluster.host(&node) {
                     host.clock().set_wall_skew_ms(ms);
@@ -187,12 +217,68 @@ impl Nemesis {
         }
     }
 
+    /// The name of an action that is counted here, and whether it does something; nothing for an end of a fault, and for
+    /// what the network and the disks count themselves.
+    fn does_something(&self, action: &Action, cluster: &Cluster) -> Option<(&'static str, bool)> {
+        let runs = |node: &str| cluster.host(node).is_some_and(Host::is_running);
+        let does = match action {
+            Action::PowerLoss { node, .. }
+            | Action::Kill { node }
+            | Action::Stop { node }
+            | Action::Pause { node } => runs(node),
+            Action::PowerLossOfAll => cluster.hosts().any(|(_, host)| host.is_running()),
+            Action::WallSkew { node, ms } => *ms != 0 && runs(node),
+            Action::MonoDrift { node, ppm } => *ppm != 0 && runs(node),
+            // madsim does not tell what it held back: that a node ran at one end must do.
+            Action::Net { fault: NetFault::Cut { from, to } } if self.world.tcp().is_some() => {
+                return Some(("cut", runs(from) || runs(to)));
+            }
+            Action::Weather { weather } if self.world.tcp().is_some_and(|tcp| !tcp.is_calm(*weather)) => {
+                cluster.hosts().any(|(_, host)| host.is_running())
+            }
+            Action::Converge | Action::Burst { .. } => true,
+            // A start under them is what counts.
+            Action::Reconfigure { .. } => false,
+            Action::Start { .. }
+            | Action::KeepImage { .. }
+            | Action::Destroy { .. }
+            | Action::Resume { .. }
+            | Action::Net { .. }
+            | Action::Weather { .. }
+            | Action::HealNet
+            | Action::Disk { .. } => return None,
+        };
+        Some((action.name(), does))
+    }
+
+    fn net(&self, fault: &NetFault) {
+        match (self.world.tcp(), fault) {
+            (None, fault) => self.world.net().apply(fault),
+            (Some(tcp), NetFault::Cut { from, to }) => tcp.cut(from, to),
+            (Some(tcp), NetFault::Heal { from, to }) => tcp.heal(from, to),
+            (Some(_), fault) => unreachable!("a checked plan has no {} here", fault.name()),
+        }
+    }
+
+    fn heal_net(&self) {
+        match self.world.tcp() {
+            Some(tcp) => tcp.heal_all(),
+            None => self.world.net().heal_all(),
+        }
+    }
+
     /// Ends every fault, and has every node started.
     pub async fn heal(&mut self, cluster: &mut Cluster) {
         self.world.record("nemesis", "heal", "");
         self.world.trace().disarm();
+        self.power_cycle_destroyed(cluster).await;
+        self.mend(cluster);
+    }
+
+    /// Ends what lasts, takes back what has not happened yet, and has every node started.
+    fn mend(&mut self, cluster: &mut Cluster) {
         self.back.clear();
-        self.world.net().heal_all();
+        self.heal_net();
         let hosts: Vec<Host> = cluster.hosts().map(|(_, host)| host.clone()).collect();
         for host in hosts {
             host.with_disk(|image| {
@@ -205,26 +291,6 @@ impl Nemesis {
             host.resume();
         }
         cluster.start_all();
-    }
-}
-
-/// Whether an action that is counted here does something; nothing for an end of a fault, and for what the network and the
-/// disks count themselves.
-fn does_something(action: &Action, cluster: &Cluster) -> Option<bool> {
-    let runs = |node: &str| cluster.host(node).is_some_and(Host::is_running);
-    match action {
-        Action::PowerLoss { node, .. }
-        | Action::Kill { node }
-        | Action::Stop { node }
-        | Action::Pause { node } => Some(runs(node)),
-        Action::PowerLossOfAll => Some(cluster.hosts().any(|(_, host)| host.is_running())),
-        Action::WallSkew { node, ms } => Some(*ms != 0 && runs(node)),
-        Action::MonoDrift { node, ppm } => Some(*ppm != 0 && runs(node)),
-        Action::Start { .. }
-        | Action::Resume { .. }
-        | Action::Net { .. }
-        | Action::HealNet
-        | Action::Disk { .. } => None,
     }
 }
 

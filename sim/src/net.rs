@@ -22,8 +22,12 @@
 //!   sends waits until the host is back, and is then answered with a reset.
 //! - A handle of an earlier life answers `ConnectionAborted` and delivers nothing.
 //!
-//! Kinder than TCP: an acknowledgement costs nothing and crosses a one-way cut, so a sender whose bytes arrive
-//! never stalls; retransmission is immediate at the heal; a lone connection never breaks by itself.
+//! - **Cut one way**: what arrives is not acknowledged, since acknowledgements go the other way. It stays in the sender's
+//!   buffer, which fills, and the writer stands still. After [`UNACKED_MAX`] the sender gives the connection up with a
+//!   reset that the receiver does not hear of; a heal before that acknowledges all at once.
+//!
+//! Kinder than TCP: an acknowledgement costs nothing; retransmission is immediate at the heal; a lone connection never
+//! breaks by itself.
 //!
 //! Here are the handles that a host's program holds, each with the life that made it. The state they act on, and
 //! the way of a segment, is in `wires`.
@@ -40,9 +44,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::world::Life;
 
 pub mod fault;
+mod frames;
 mod wires;
 
-pub use wires::Network;
+pub use wires::{Network, UNACKED_MAX};
 
 use wires::{Conn, Listening, Segment, Side, State, Wires, close, free_addr, host_of};
 
@@ -355,7 +360,12 @@ impl AsyncWrite for Writer {
         }
         let room = net.0.times.send_buffer.saturating_sub(conn.pipes[side].bytes);
         if room == 0 {
+            let unacked = conn.pipes[side].unacked > 0;
+            let this = &mut conn.sides[side];
             this.write_waker = Some(cx.waker().clone());
+            if unacked {
+                net.count_unacked(&mut wires);
+            }
             return Poll::Pending;
         }
         let taken = net.share(&mut wires, id, side, buf.len().min(room));

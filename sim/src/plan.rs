@@ -16,9 +16,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::net::fault::NetFault;
-use crate::settings::RunSettings;
+use crate::scenario::Scenario;
+use crate::settings::{RunSettings, StoreSettings};
+use crate::tcp::Weather;
 
+mod destruction;
 mod draw;
+mod load;
+
+pub use destruction::Destruction;
+pub use load::{Load, LoadKind};
 
 /// The version of the form.
 pub const VERSION: u32 = 1;
@@ -107,6 +114,11 @@ pub enum Action {
         /// What.
         fault: NetFault,
     },
+    /// All links are like this, where the product's `TcpNet` runs on madsim's network.
+    Weather {
+        /// How.
+        weather: Weather,
+    },
     /// All links are as they were.
     HealNet,
     /// Something on a host's disk.
@@ -116,6 +128,37 @@ pub enum Action {
         /// What.
         fault: DiskFault,
     },
+    /// A disk loses what it has synced, or part of it. At most W-1 distinct disks between convergences.
+    Destroy {
+        /// The host.
+        node: String,
+        /// How.
+        #[serde(flatten)]
+        how: Destruction,
+        /// Where the power goes with it: the operator starts the node again after so long.
+        #[serde(default)]
+        back_after_ms: u64,
+    },
+    /// The operator changes the node's settings; they hold from its next start on.
+    Reconfigure {
+        /// The host.
+        node: String,
+        /// What of it.
+        store: StoreSettings,
+    },
+    /// More clients for a moment, which do nothing but this.
+    Burst {
+        /// What.
+        #[serde(flatten)]
+        load: Load,
+    },
+    /// What the disk is now is kept, for a rollback.
+    KeepImage {
+        /// The host.
+        node: String,
+    },
+    /// Everything is made whole, and every key read from all replicas until each acknowledged write is on W disks again.
+    Converge,
     /// The host's wall clock is off by so much from now on.
     WallSkew {
         /// The host.
@@ -144,8 +187,14 @@ impl Action {
             Action::Pause { .. } => "pause",
             Action::Resume { .. } => "resume",
             Action::Net { .. } => "net",
+            Action::Weather { .. } => "weather",
             Action::HealNet => "heal-net",
             Action::Disk { fault, .. } => fault.name(),
+            Action::Destroy { how, .. } => how.name(),
+            Action::Reconfigure { .. } => "reconfigure",
+            Action::Burst { load } => load.name(),
+            Action::KeepImage { .. } => "keep-image",
+            Action::Converge => "converge",
             Action::WallSkew { .. } => "wall-skew",
             Action::MonoDrift { .. } => "mono-drift",
         }
@@ -221,6 +270,11 @@ impl Plan {
         Plan::of(run_seed, RunSettings::draw(run_seed))
     }
 
+    /// The plan of a seed of a scenario.
+    pub fn draw_for(scenario: Scenario, run_seed: u64) -> Plan {
+        Plan::of(run_seed, RunSettings::draw_for(scenario, run_seed))
+    }
+
     /// The faults of a seed for a cluster with these settings.
     pub fn of(run_seed: u64, settings: RunSettings) -> Plan {
         let entries = draw::entries(run_seed, &settings);
@@ -239,6 +293,19 @@ impl Plan {
         for (number, entry) in self.entries.iter().enumerate() {
             if entry.at_ms.is_some() == entry.when.is_some() {
                 return Err(format!("entry {number}: give either `at_ms` or `when`"));
+            }
+            let on_simnet_alone = match &entry.action {
+                Action::Net { fault } => !matches!(fault, NetFault::Cut { .. } | NetFault::Heal { .. }),
+                Action::Weather { .. } => false,
+                _ => continue,
+            };
+            if self.settings.tcp && on_simnet_alone {
+                return Err(format!(
+                    "entry {number}: where `tcp` is set the network knows cuts, heals and weather"
+                ));
+            }
+            if !self.settings.tcp && matches!(entry.action, Action::Weather { .. }) {
+                return Err(format!("entry {number}: there is weather only where `tcp` is set"));
             }
         }
         Ok(())

@@ -34,6 +34,7 @@ use crate::plan::{LOAD_AT, Plan, client_name};
 use crate::report::{Failure, Report, Tally};
 use crate::run::simulate;
 use crate::settings::RunSettings;
+use crate::tcp::Weather;
 use crate::trace::Trace;
 use crate::workload::{Session, keys};
 use crate::world::{Running, Settings, World};
@@ -72,8 +73,14 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     let watch = Watch::new(partitions, &trace, plan.settings.interval_ms == 0, options.canary);
     let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
     let settings = Settings {
-        net: NetTimes { delay: us(plan.settings.delay_us), ..NetTimes::default() },
+        net: NetTimes {
+            delay: us(plan.settings.delay_us),
+            send_buffer: plan.settings.buffer_bytes,
+            recv_buffer: plan.settings.buffer_bytes,
+            ..NetTimes::default()
+        },
         disk: DiskTimes { sync: us(plan.settings.sync_us), ..DiskTimes::default() },
+        tcp: plan.settings.tcp.then_some(Weather { loss_percent: 0, latency_us: plan.settings.delay_us }),
         watch: Some(Arc::new(watch.clone())),
     };
     let (of_run, recorder) = (plan.clone(), history.clone());
@@ -167,7 +174,7 @@ const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Rest {
     let settings = plan.settings.clone();
     let mut cluster = Cluster::new(&world, &settings);
-    let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone());
+    let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
     let mut unsettled = Vec::new();
     cluster.start_all();
     while world.now() < LOAD_AT {
@@ -232,7 +239,10 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     }
     unsettled.extend(kept(&cluster));
     // Nobody reads: what makes replicas equal here is anti-entropy alone.
-    let by = world.now() + Duration::from_millis(3 * settings.anti_entropy_ms) + CONVERGED_WITHIN;
+    let rounds = Duration::from_millis(3 * settings.anti_entropy_ms) + CONVERGED_WITHIN;
+    // What rotted unread only a scrub finds.
+    let scrub = Duration::from_millis(if watch.any_destroyed() { 2 * settings.scrub_ms } else { 0 });
+    let by = world.now() + rounds + scrub;
     while !apart(&cluster, &plan, &watch).is_empty() && world.now() < by {
         rest(&world, &mut nemesis, &mut cluster, LOOK).await;
     }
@@ -257,6 +267,10 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     unsettled.extend(left_over(&world, &mut nemesis, &mut cluster).await);
     replicas(&world, &cluster, &plan, &history, &watch);
     let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
+    if let Some(tcp) = world.tcp() {
+        tally.probe("messages over madsim's network", tcp.messages());
+    }
+    tally.fault("reconfigure", 0, cluster.changed_starts().into());
     for (name, (fired, effective)) in nemesis.counts() {
         tally.fault(name, *fired, *effective);
     }

@@ -51,7 +51,30 @@ pub struct Tally {
     pub judged: BTreeMap<String, u64>,
 }
 
+/// The outcome of a write that nobody knows the outcome of.
+pub const UNKNOWN: &str = "unknown";
+/// The same, where the client's own links were cut meanwhile.
+pub const UNKNOWN_CUT_OFF: &str = "unknown, cut off";
+/// More unknown outcomes than this, in percent of all writes, and a sweep shows little: clients that know nothing claim
+/// nothing. Those of clients that were cut off do not count.
+pub const UNKNOWN_PERCENT_MAX: u64 = 30;
+
 impl Tally {
+    /// Writes, those of unknown outcome, and those of clients that were cut off.
+    pub fn unknown(&self) -> (u64, u64, u64) {
+        let reads = ["get ", "scan ", "whole read "];
+        let writes =
+            self.operations.iter().filter(|(name, _)| !reads.iter().any(|read| name.starts_with(read)));
+        let all = writes.map(|(_, count)| count).sum();
+        (all, self.with_outcome(UNKNOWN), self.with_outcome(UNKNOWN_CUT_OFF))
+    }
+
+    /// Whether too little is known of what came of the writes.
+    pub fn knows_too_little(&self) -> bool {
+        let (all, unknown, cut_off) = self.unknown();
+        unknown * 100 > (all - cut_off) * UNKNOWN_PERCENT_MAX
+    }
+
     /// Adds what another counted.
     pub fn add(&mut self, other: &Tally) {
         self.runs += other.runs;
@@ -86,7 +109,36 @@ impl Tally {
 
     /// Operations with this outcome.
     pub fn with_outcome(&self, outcome: &str) -> u64 {
-        let with = self.operations.iter().filter(|(name, _)| name.ends_with(outcome));
+        let with = self
+            .operations
+            .iter()
+            .filter(|(name, _)| name.strip_suffix(outcome).is_some_and(|operation| operation.ends_with(' ')));
         with.map(|(_, count)| count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_three_in_ten_unknown_writes_are_too_many_and_cut_off_clients_do_not_count() {
+        let tally = |ok, unknown, cut_off| {
+            let mut tally = Tally::default();
+            for (outcome, count) in
+                [("put ok", ok), ("put unknown", unknown), ("put unknown, cut off", cut_off)]
+            {
+                tally.operations.insert(outcome.to_owned(), count);
+            }
+            // Reads are never unknown, and make nothing better.
+            tally.operations.insert("get ok".to_owned(), 1_000);
+            tally
+        };
+        assert_eq!(tally(70, 30, 5).unknown(), (105, 30, 5));
+        assert!(!tally(70, 30, 0).knows_too_little());
+        assert!(tally(69, 31, 0).knows_too_little());
+        assert!(!tally(70, 30, 500).knows_too_little());
+        assert!(tally(69, 31, 500).knows_too_little());
+        assert!(!tally(0, 0, 10).knows_too_little());
     }
 }

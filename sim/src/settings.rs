@@ -11,6 +11,7 @@ use ringdove::net::message::Durability;
 use ringdove::observe::SITES;
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::Scenario;
 use crate::seed::{self, Stream};
 
 /// Everything about a run but its faults. Times are in milliseconds unless the name says otherwise.
@@ -79,10 +80,19 @@ pub struct RunSettings {
     pub cache_bytes: u64,
     /// Ordinary delay of a segment on a link, in microseconds: shortest and longest.
     pub delay_us: (u64, u64),
+    /// Bytes that a direction of a connection holds on the way, and as many that arrived and are not read.
+    #[serde(default = "buffer_bytes")]
+    pub buffer_bytes: usize,
     /// Time of a sync, in microseconds: shortest and longest.
     pub sync_us: (u64, u64),
     /// Wall clocks are at most this far off.
     pub skew_ms_max: i64,
+    /// The product's `TcpNet` on madsim's network, in place of `SimNet`: of the network's faults it knows cuts and weather.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp: bool,
+    /// The plan destroys disks, within the budget.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub destroys: bool,
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
@@ -106,6 +116,24 @@ fn scrub_ms() -> u64 {
 /// Of plans that say nothing of it.
 fn guests_max() -> u64 {
     1_000_000
+}
+
+/// Settings of a node's store that an operator may change from one start to the next; what is absent stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreSettings {
+    /// Length at which a segment is closed, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segment_bytes: Option<u64>,
+    /// Growth of the log after which a snapshot is written, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_bytes_min: Option<u64>,
+    /// Dead share at which compaction begins, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_percent_max: Option<u32>,
+    /// Bytes of the cache of records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<u64>,
 }
 
 /// Weights of the kinds of operations; all zero is reads alone.
@@ -153,6 +181,11 @@ impl Mix {
             ("counter", self.counter),
         ]
     }
+}
+
+/// What plans of before had.
+fn buffer_bytes() -> usize {
+    256 * 1024
 }
 
 fn one<T: Copy>(chance: &mut Stream, of: &[T]) -> T {
@@ -230,11 +263,44 @@ impl RunSettings {
             delay_us: if slow_links { (1_000, 60_000) } else { (100, 2_000) },
             sync_us: one(chance, &[(200, 4_000), (200, 4_000), (2_000, 40_000)]),
             skew_ms_max: one(chance, &[0, 0, 50, 2_000]),
+            tcp: false,
+            destroys: false,
             buggify: SITES
                 .iter()
                 .filter(|_| chance.random_bool(0.25))
                 .map(|site| (*site).to_owned())
                 .collect(),
+            buffer_bytes: one(chance, &[2, 16, 256, 256]) * 1024,
+        }
+    }
+
+    /// The settings of a seed of a scenario.
+    pub fn draw_for(scenario: Scenario, run_seed: u64) -> RunSettings {
+        let drawn = RunSettings::draw(run_seed);
+        match scenario {
+            Scenario::Swarm => drawn,
+            // Its latency is a whole number of milliseconds, and each flush waits for the one before.
+            Scenario::Destroy => {
+                let chance = &mut seed::stream(run_seed, "destroy");
+                let (replicas, w) = one(chance, &[(3, 2), (3, 2), (5, 3), (5, 2)]);
+                let all = u8::try_from(replicas).expect("small");
+                RunSettings {
+                    nodes: u64::from(replicas) + one(chance, &[0, 0, 1]),
+                    replicas,
+                    // A read of all meets whichever disk is left. Scans wait for partitions that have refilled.
+                    r: all,
+                    w,
+                    strict: true,
+                    own_quorums: false,
+                    interval_ms: 0,
+                    cache_bytes: one(chance, &[0, 0, 16 * 1024]),
+                    timeout_ms: drawn.timeout_ms.max(1_500),
+                    mix: Mix { scan: 0, ..drawn.mix },
+                    destroys: true,
+                    ..drawn
+                }
+            }
+            Scenario::Tcp => RunSettings { tcp: true, timeout_ms: drawn.timeout_ms.max(300), ..drawn },
         }
     }
 
@@ -269,6 +335,7 @@ impl RunSettings {
         sound(self.delay_us.0 <= self.delay_us.1, "delay_us: in order")?;
         sound(self.sync_us.0 <= self.sync_us.1, "sync_us: in order")?;
         sound(self.buggify.iter().all(|site| SITES.contains(&site.as_str())), "buggify: names of sites")?;
+        sound(self.buffer_bytes > 0, "buffer_bytes: at least 1")?;
         sound(self.siblings_max > 0, "siblings_max: at least 1")
     }
 }

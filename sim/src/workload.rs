@@ -22,6 +22,7 @@ use ringdove::types::{Key, Namespace, WriteId};
 use crate::clock::EPOCH;
 use crate::cluster::client_addr;
 use crate::history::{Recorder, claimed, covers, event, id_of};
+use crate::report::{UNKNOWN, UNKNOWN_CUT_OFF};
 use crate::seed::{self, Stream};
 use crate::settings::RunSettings;
 use crate::world::{Start, World};
@@ -407,10 +408,16 @@ impl Session {
                     _ => {}
                 }
                 self.push(event(if unknown { Kind::Info } else { Kind::Fail }, process, f, key));
-                self.history.count(kind, if unknown { "unknown" } else { "fail" });
+                let outcome = if unknown { self.unknown_outcome(asked_at) } else { "fail" };
+                self.history.count(kind, outcome);
                 unknown
             }
         }
+    }
+
+    /// How an unknown outcome is counted: whether a cut of this client's links since then accounts for it.
+    fn unknown_outcome(&self, asked_at: Duration) -> &'static str {
+        if self.world.net().was_cut_since(&self.name, asked_at) { UNKNOWN_CUT_OFF } else { UNKNOWN }
     }
 
     /// Some keys at once: reads, or writes.
@@ -499,6 +506,24 @@ impl Session {
                 let seen = Seen { token: item.context, index, at: self.now() };
                 self.seen.insert(key.clone(), seen);
             }
+        }
+    }
+
+    /// Reads every key from all replicas once, for what the reads repair; writes nothing down.
+    pub async fn read_all(self, deadline: Duration) {
+        let options = ReadOptions {
+            r: u8::try_from(self.settings.replicas).ok(),
+            strict: true,
+            timeout: Some(Duration::from_secs(2)),
+            ..ReadOptions::default()
+        };
+        let merged = merged::keys().map(|(key, _)| key);
+        for key in self.keys.iter().map(|(key, _)| key.clone()).chain(merged) {
+            if self.now() >= deadline {
+                return;
+            }
+            // What fails now is read again the next time.
+            let _ = self.client.get(&key, &options).await;
         }
     }
 

@@ -25,14 +25,15 @@ use std::time::Duration;
 
 use madsim::runtime::Handle;
 use madsim::task::{JoinHandle, NodeId};
-use ringdove::io::Io;
 use ringdove::io::fault_disk::Image;
+use ringdove::io::{Io, Net, TcpNet};
 use tokio::sync::oneshot;
 
 use crate::clock::{ClockFaults, SimClock};
 use crate::disk::{DiskTimes, DiskWatch, Drive, SimDisk};
 use crate::net::{NetTimes, Network, SimNet};
 use crate::seed;
+use crate::tcp::{TcpWires, Weather};
 use crate::timers::Timers;
 use crate::trace::Trace;
 
@@ -43,6 +44,8 @@ pub struct Settings {
     pub net: NetTimes,
     /// The disks' times.
     pub disk: DiskTimes,
+    /// The product's `TcpNet` on madsim's network with this weather, in place of `SimNet`.
+    pub tcp: Option<Weather>,
     /// Who watches the disks.
     pub watch: Option<Arc<dyn DiskWatch>>,
 }
@@ -88,6 +91,7 @@ struct WorldState {
     timers: Timers,
     trace: Trace,
     net: Network,
+    tcp: Option<TcpWires>,
     madsim: Handle,
     hosts: Mutex<BTreeMap<String, Host>>,
     driver: Mutex<Option<JoinHandle<()>>>,
@@ -106,6 +110,7 @@ impl World {
     pub(crate) fn new(seed: u64, settings: Settings, trace: Trace) -> World {
         let timers = Timers::new();
         let net = Network::new(seed, settings.net.clone(), timers.clone(), trace.clone());
+        let tcp = settings.tcp.map(TcpWires::new);
         let driver = madsim::task::spawn(timers.clone().drive());
         World(Arc::new(WorldState {
             seed,
@@ -113,6 +118,7 @@ impl World {
             timers,
             trace,
             net,
+            tcp,
             madsim: Handle::current(),
             hosts: Mutex::default(),
             driver: Mutex::new(Some(driver)),
@@ -144,6 +150,11 @@ impl World {
         &self.0.net
     }
 
+    /// madsim's network, where the product's `TcpNet` runs on it.
+    pub fn tcp(&self) -> Option<&TcpWires> {
+        self.0.tcp.as_ref()
+    }
+
     /// What happened so far.
     pub fn trace(&self) -> &Trace {
         &self.0.trace
@@ -166,7 +177,15 @@ impl World {
             return host.clone();
         }
         let state = &self.0;
-        let node = state.madsim.create_node().name(name).build();
+        let mut node = state.madsim.create_node().name(name);
+        let ip = state.tcp.as_ref().map(TcpWires::next_ip);
+        if let Some(ip) = ip {
+            node = node.ip(ip);
+        }
+        let node = node.build();
+        if let (Some(tcp), Some(ip)) = (&state.tcp, ip) {
+            tcp.add(name, node.id(), ip);
+        }
         let chance = seed::stream(state.seed, &format!("disk/{name}"));
         let host = Host(Arc::new(HostState {
             world: self.clone(),
@@ -255,6 +274,12 @@ impl Host {
         look(&mut self.0.drive.image())
     }
 
+    /// Changes the disk at rest, and has whoever watches it look at all of it again. `harm` says whether it is another
+    /// disk now; then the host must be stopped.
+    pub fn harm_disk(&self, harm: impl FnOnce(&mut Image) -> bool) {
+        self.0.drive.harm(harm);
+    }
+
     /// Ends a stall of the disk that was set with the same path, and carries out what waited for it.
     pub fn release_disk(&self, path: &Path) {
         self.0.drive.release(path);
@@ -283,8 +308,13 @@ impl Host {
         }
         state.world.record(&state.name, "start", start.number);
         world.net.power_on(&state.name);
+        // Sockets of madsim's belong to the node's tasks and end with them: they need no fence.
+        let net: Arc<dyn Net> = match &world.tcp {
+            Some(_) => Arc::new(TcpNet),
+            None => Arc::new(SimNet::new(world.net.clone(), life.clone())),
+        };
         let io = Io {
-            net: Arc::new(SimNet::new(world.net.clone(), life.clone())),
+            net,
             disk: Arc::new(SimDisk::new(state.drive.clone(), life.clone())),
             clock: Arc::new(SimClock::new(state.clock.clone(), life)),
         };

@@ -296,15 +296,15 @@ impl Inner {
             for found in page.keys {
                 let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
                 self.metrics.scrubbed.one();
-                match self.store.read(&slot).await {
-                    Ok(_) => {}
+                match self.store.verify(&slot).await {
+                    Ok(()) => {}
                     Err(StorageError::Corrupt(_)) => {
                         for other in others {
                             if let Err(why) = self.make_equal(slot.clone(), *other).await {
                                 tracing::debug!(key = %slot.key, %other, %why, "a damaged copy is not repaired yet");
                             }
                         }
-                        left += u64::from(self.store.read(&slot).await.is_err());
+                        left += u64::from(self.store.verify(&slot).await.is_err());
                     }
                     Err(error) => return Err(error.to_string()),
                 }

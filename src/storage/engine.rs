@@ -196,6 +196,16 @@ impl Inner {
         }
     }
 
+    /// Reads the entry of a slot from the disk, whatever is in memory.
+    pub(super) async fn verify(&self, slot: &Slot) -> Result<(), StorageError> {
+        let id = index_key(slot.namespace, &slot.key);
+        let place = self.of(slot).index(slot.table).get(&id);
+        if let Some(place) = place {
+            self.cache.remove(&place.position);
+        }
+        self.load(slot, &id, false).await.map(|_| ())
+    }
+
     /// What the index says of a slot: the version hash, and the position that a reader must wait for. None when there is
     /// no entry, or when it cannot be ruled out that the entry is known to be damaged.
     pub(super) fn look_up(&self, slot: &Slot) -> Option<(u64, u64)> {

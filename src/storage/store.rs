@@ -242,6 +242,14 @@ impl Store {
         }
     }
 
+    /// Reads an entry from the disk, also when it is in memory, to see whether it still stands there.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn verify(&self, slot: &Slot) -> Result<(), StorageError> {
+        self.inner.verify(slot).await
+    }
+
     /// Reads, changes and writes one entry, alone under its key's lock. `change` gets the entry, an empty one
     /// when there is none. The position is durable once [`Store::wait_synced`] says so; when `change` kept the
     /// entry it is the position of what stands there.

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use ringdove::observe::Canary;
 use sim::plan::Plan;
+use sim::scenario::Scenario;
 
 mod bench;
 mod jobs;
@@ -41,6 +42,9 @@ enum Command {
         /// The seed.
         #[arg(long)]
         seed: u64,
+        /// What it is drawn for: `swarm`, `tcp`, `destroy`.
+        #[arg(long, default_value = "swarm")]
+        scenario: Scenario,
     },
     /// Play many seeds in worker processes.
     Sweep(sweep::Args),
@@ -70,6 +74,11 @@ fn canary(name: &str) -> Result<Canary, String> {
     found.ok_or_else(|| format!("there is no canary of this name; there are: {}", known()))
 }
 
+/// The flag of a scenario, for the lines that replay something; nothing for the swarm.
+pub(crate) fn of(scenario: Scenario) -> String {
+    if scenario == Scenario::Swarm { String::new() } else { format!(" --scenario {scenario}") }
+}
+
 /// Reads a plan.
 pub(crate) fn plan_of(path: &PathBuf) -> Result<Plan, Stop> {
     let text = std::fs::read_to_string(path).map_err(because(WRONG, path.display()))?;
@@ -82,8 +91,8 @@ pub(crate) fn plan_of(path: &PathBuf) -> Result<Plan, Stop> {
 pub(crate) fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
-        Command::Plan { seed } => {
-            let text = serde_json::to_string_pretty(&Plan::draw(seed)).expect("a plan is JSON");
+        Command::Plan { seed, scenario } => {
+            let text = serde_json::to_string_pretty(&Plan::draw_for(scenario, seed)).expect("a plan is JSON");
             say(text);
             Ok(0)
         }

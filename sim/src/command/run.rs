@@ -11,15 +11,19 @@ use ringdove::observe::Canary;
 use sim::plan::Plan;
 use sim::play::{Options, Played, play};
 use sim::report::Report;
+use sim::scenario::Scenario;
 
 use super::twice::{Compared, compare};
-use super::{DIFFERS, FAILED, Stop, WRONG, because, plan_of, say, summary, worker};
+use super::{DIFFERS, FAILED, Stop, WRONG, because, of, plan_of, say, summary, worker};
 
 #[derive(Flags)]
 pub(crate) struct Args {
     /// The seed, from which everything follows.
     #[arg(long, required_unless_present = "plan", conflicts_with = "plan")]
     seed: Option<u64>,
+    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`.
+    #[arg(long, default_value = "swarm", conflicts_with = "plan")]
+    scenario: Scenario,
     /// A plan: settings and faults, as `cargo sim plan` prints them.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -43,11 +47,13 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
     let (plan, again) = match (&args.plan, args.seed) {
         (Some(path), _) => (plan_of(path)?, format!("cargo sim run --plan {}", path.display())),
-        (None, Some(seed)) => (Plan::draw(seed), format!("cargo sim run --seed {seed}")),
+        (None, Some(seed)) => {
+            (Plan::draw_for(args.scenario, seed), format!("cargo sim run{} --seed {seed}", of(args.scenario)))
+        }
         (None, None) => return Err(Stop(WRONG, "give --seed or --plan".to_owned())),
     };
     if args.twice {
-        return match compare(plan.seed, args.plan.as_deref(), LIMIT)? {
+        return match compare(args.scenario, plan.seed, args.plan.as_deref(), LIMIT)? {
             Compared::Same(answer) => {
                 say("twice the same, in a process after other seeds and in a fresh one elsewhere");
                 show(&plan, &answer.report, &again)

@@ -3,22 +3,22 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use sim::report::Tally;
+use sim::report::{Tally, UNKNOWN_PERCENT_MAX};
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
 pub(crate) const PENDING: [(&str, &str); 4] = [
     (
-        "refill and repair",
-        "wipe, rollback, bit flips, misdirected writes, truncation, syncs that lie; a destroyed disk",
+        "fences",
+        "a disk that was rolled back does not know it: where disks are destroyed, reads are of R=N and nothing is scanned",
     ),
     ("layout change", "joining, leaving, moving partitions under load"),
     ("failure detector", "gray failures judged by it; its threshold in the swarm"),
     ("reaping", "legal forgetting in (c); reaping grace in the swarm"),
 ];
 
-/// Probes and faults that only what is pending can bring about: that they did nothing fails no sweep.
-pub(crate) const PENDING_PROBES: [&str; 11] = [
+/// Probes and faults that only what is pending, or another scenario, can bring about: that they did nothing fails no sweep.
+pub(crate) const PENDING_PROBES: [&str; 12] = [
     "a read answered by fewer primaries than asked",
     "point damaged-copy-replaced",
     "point incarnation-renewed",
@@ -30,6 +30,7 @@ pub(crate) const PENDING_PROBES: [&str; 11] = [
     "disk SyncLie",
     "disk Truncate",
     "disk Wipe",
+    "a damaged directory was given up and the member replaced",
 ];
 
 fn cluster(settings: &RunSettings) -> String {
@@ -96,6 +97,16 @@ pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
     let faults = tally.faults.iter().filter(|(_, [fired, effective])| fired + effective > 0);
     text += &lines("faults", faults.map(|(name, [fired, effective])| format!("{name} {fired}/{effective}")));
     text += &lines("operations", counts(&tally.operations));
+    let (writes, unknown, cut_off) = tally.unknown();
+    let percent = |count: u64| count as f64 * 100.0 / writes.saturating_sub(cut_off).max(1) as f64;
+    text += &lines(
+        "unknown",
+        [format!(
+            "{unknown} of {} writes ({:.1}%, at most {UNKNOWN_PERCENT_MAX}%), and {cut_off} of clients that were cut off",
+            writes - cut_off,
+            percent(unknown)
+        )],
+    );
     let pending = |name: &String| PENDING_PROBES.contains(&name.as_str());
     let (hit, missed): (Vec<_>, Vec<_>) = tally
         .probes

@@ -13,12 +13,13 @@ use clap::{Args as Flags, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sim::report::{Failure, Report, Tally};
+use sim::scenario::Scenario;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::jobs::Place;
 use super::twice::{Compared, compare};
 use super::worker::{Answer, Job};
-use super::{BROKEN, DIFFERS, FAILED, Stop, WRONG, because, say, summary};
+use super::{BROKEN, DIFFERS, FAILED, Stop, WRONG, because, of, say, summary};
 
 /// Sets of flags that belong together.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// First and last+1 seed, as `0..500`.
     #[arg(long, value_parser = seeds, required_unless_present = "tier")]
     seeds: Option<Range<u64>>,
+    /// What the seeds are drawn for: `swarm`, `tcp`, `destroy`.
+    #[arg(long, default_value = "swarm")]
+    scenario: Scenario,
     /// A set of flags; others given beside it win.
     #[arg(long)]
     tier: Option<Tier>,
@@ -104,9 +108,9 @@ enum Item {
 }
 
 impl Item {
-    fn again(&self) -> String {
+    fn again(&self, scenario: Scenario) -> String {
         match self {
-            Item::Seed(seed) => format!("cargo sim run --seed {seed}"),
+            Item::Seed(seed) => format!("cargo sim run{} --seed {seed}", of(scenario)),
             Item::Plan(path) => format!("cargo sim run --plan {}", path.display()),
         }
     }
@@ -132,17 +136,19 @@ struct Done {
 struct Header {
     /// A hash of the program: what another build did says nothing of this one.
     build: String,
+    /// What the seeds were drawn for.
+    scenario: String,
 }
 
-fn header() -> Result<Header, Stop> {
+fn header(scenario: Scenario) -> Result<Header, Stop> {
     let program =
         std::env::current_exe().and_then(fs::read).map_err(because(BROKEN, "this program's own file"))?;
-    Ok(Header { build: format!("{:016x}", xxh3_64(&program)) })
+    Ok(Header { build: format!("{:016x}", xxh3_64(&program)), scenario: scenario.to_string() })
 }
 
 /// Reads what is done already and opens the file for more.
-fn resume(path: &Path) -> Result<(Vec<Done>, File), Stop> {
-    let header = header()?;
+fn resume(path: &Path, scenario: Scenario) -> Result<(Vec<Done>, File), Stop> {
+    let header = header(scenario)?;
     let mut done = Vec::new();
     let open = |options: &mut OpenOptions| options.open(path).map_err(because(WRONG, path.display()));
     let found = path.exists();
@@ -150,7 +156,7 @@ fn resume(path: &Path) -> Result<(Vec<Done>, File), Stop> {
         let mut lines = BufReader::new(open(OpenOptions::new().read(true))?).lines();
         let first = lines.next().and_then(Result::ok).unwrap_or_default();
         if serde_json::from_str::<Header>(&first).ok().as_ref() != Some(&header) {
-            let why = "was written by another build of the simulator, and its results do not count for this one; name another file";
+            let why = "was written by another build of the simulator or for another scenario, and its results do not count for this one; name another file";
             return Err(Stop(WRONG, format!("{} {why}", path.display())));
         }
         // A last line that was cut off by a crash is played again.
@@ -184,6 +190,8 @@ struct Sum {
     failures: Vec<Failed>,
     twice: u64,
     #[serde(skip)]
+    scenario: Scenario,
+    #[serde(skip)]
     cpu: Vec<Duration>,
     #[serde(skip)]
     names: Vec<(String, Option<String>, Duration)>,
@@ -206,7 +214,7 @@ impl Sum {
             self.failures.push(Failed {
                 name: item.name(),
                 failures: report.failures.clone(),
-                replay: item.again(),
+                replay: item.again(self.scenario),
             });
         }
     }
@@ -218,6 +226,7 @@ struct Work {
     limit: Duration,
     twice: Option<u64>,
     canary: Option<String>,
+    scenario: Scenario,
 }
 
 enum News {
@@ -247,14 +256,15 @@ impl Work {
             Item::Seed(seed) => (Some(*seed), None),
             Item::Plan(path) => (None, Some(path.clone())),
         };
-        let job = Job { seed, plan: plan.clone(), canary: self.canary.clone(), log: None };
+        let scenario = Some(self.scenario.to_string());
+        let job = Job { seed, scenario, plan: plan.clone(), canary: self.canary.clone(), log: None };
         let number = seed.unwrap_or(0);
         let mut answer = here.play(number, &job)?;
         let again = elsewhere.filter(|_| self.twice.is_some_and(|one_in| number % one_in == 0));
         let Some(elsewhere) = again else { return Ok((answer, false)) };
         let second = elsewhere.play(number, &job)?;
         if second.report != answer.report {
-            let how = match compare(number, plan.as_deref(), self.limit)? {
+            let how = match compare(self.scenario, number, plan.as_deref(), self.limit)? {
                 Compared::Differ(how) => how,
                 Compared::Same(_) => "and a third and a fourth run do not".to_owned(),
             };
@@ -323,7 +333,7 @@ fn collect(
                 item.name(),
                 failure.by,
                 failure.what,
-                item.again()
+                item.again(work.scenario)
             );
             bar.suspend(|| say(line));
             if work.canary.is_some() {
@@ -362,14 +372,17 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
         }
         Some(Tier::Nightly) => (args.seeds.clone().unwrap_or(0..5_000), Some(args.twice.unwrap_or(10)), true),
     };
-    let mut items: VecDeque<Item> =
-        if args.canary.is_none() { corpus(&args.corpus)?.into() } else { VecDeque::new() };
+    let mut items: VecDeque<Item> = if args.canary.is_none() && args.scenario == Scenario::Swarm {
+        corpus(&args.corpus)?.into()
+    } else {
+        VecDeque::new()
+    };
     let (part, of) = args.shard;
     items.extend(seeds.filter(|seed| seed % of == part - 1).map(Item::Seed));
-    let mut sum = Sum::default();
+    let mut sum = Sum { scenario: args.scenario, ..Sum::default() };
     let mut file = None;
     if let Some(path) = &args.resume {
-        let (done, opened) = resume(path)?;
+        let (done, opened) = resume(path, args.scenario)?;
         file = Some(opened);
         let before: BTreeSet<Item> = done.iter().map(|done| done.item.clone()).collect();
         done.iter().for_each(|done| sum.add(&done.item, &done.report, done.cpu));
@@ -386,6 +399,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
         limit: args.limit,
         twice,
         canary: args.canary.map(|canary| canary.name().to_owned()),
+        scenario: args.scenario,
     };
     let result = std::thread::scope(|threads| {
         let (news, heard) = channel();
@@ -450,6 +464,12 @@ fn report(args: &Args, sum: &Sum, took: Duration, left: usize, strict: bool) -> 
         let by: Vec<String> = by.iter().map(|(by, count)| format!("{by} {count}")).collect();
         say(format!("{} runs failed: {}", sum.failures.len(), by.join(", ")));
         return Ok(if by.iter().any(|by| by.starts_with("determinism")) { DIFFERS } else { FAILED });
+    }
+    if sum.tally.knows_too_little() {
+        say(
+            "too little is known: more writes than may be had an unknown outcome although their clients were not cut off",
+        );
+        return Ok(FAILED);
     }
     let idle = if strict { idle(&sum.tally) } else { Vec::new() };
     if !idle.is_empty() {

@@ -6,6 +6,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sim::scenario::Scenario;
+
 use super::jobs::Place;
 use super::worker::{Answer, Job};
 use super::{BROKEN, Stop, because};
@@ -18,9 +20,16 @@ pub(crate) enum Compared {
     Differ(String),
 }
 
-fn played(place: &mut Place, seed: u64, plan: Option<&Path>, log: Option<&Path>) -> Result<Answer, Stop> {
+fn played(
+    place: &mut Place,
+    scenario: Scenario,
+    seed: u64,
+    plan: Option<&Path>,
+    log: Option<&Path>,
+) -> Result<Answer, Stop> {
     let job = Job {
         seed: plan.is_none().then_some(seed),
+        scenario: Some(scenario.to_string()),
         plan: plan.map(Path::to_owned),
         canary: None,
         log: log.map(Path::to_owned),
@@ -32,7 +41,12 @@ fn played(place: &mut Place, seed: u64, plan: Option<&Path>, log: Option<&Path>)
 ///
 /// # Errors
 /// When there are no processes or files for it.
-pub(crate) fn compare(seed: u64, plan: Option<&Path>, limit: Duration) -> Result<Compared, Stop> {
+pub(crate) fn compare(
+    scenario: Scenario,
+    seed: u64,
+    plan: Option<&Path>,
+    limit: Duration,
+) -> Result<Compared, Stop> {
     let dir = tempfile::tempdir().map_err(because(BROKEN, "a temporary folder"))?;
     let logs = [dir.path().join("after-others"), dir.path().join("alone")];
     let plan: Option<PathBuf> = match plan {
@@ -42,10 +56,10 @@ pub(crate) fn compare(seed: u64, plan: Option<&Path>, limit: Duration) -> Result
     let plan = plan.as_deref();
     let mut here = Place::new(limit);
     for other in [seed.wrapping_add(1), seed.wrapping_add(2)] {
-        played(&mut here, other, None, None)?;
+        played(&mut here, scenario, other, None, None)?;
     }
-    let first = played(&mut here, seed, plan, Some(&logs[0]))?;
-    let second = played(&mut Place::elsewhere(limit)?, seed, plan, Some(&logs[1]))?;
+    let first = played(&mut here, scenario, seed, plan, Some(&logs[0]))?;
+    let second = played(&mut Place::elsewhere(limit)?, scenario, seed, plan, Some(&logs[1]))?;
     if first.report == second.report {
         return Ok(Compared::Same(first));
     }

@@ -29,6 +29,9 @@ pub(crate) struct Job {
     /// The seed, whose plan is drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<u64>,
+    /// What it is drawn for; the swarm where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scenario: Option<String>,
     /// Or a plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<PathBuf>,
@@ -88,7 +91,10 @@ fn carry_out(job: &Job) -> Result<Answer, Stop> {
     let before = cpu_time();
     let plan = match (&job.plan, job.seed) {
         (Some(path), _) => super::plan_of(path)?,
-        (None, Some(seed)) => Plan::draw(seed),
+        (None, Some(seed)) => {
+            let scenario = job.scenario.as_deref().unwrap_or("swarm").parse();
+            Plan::draw_for(scenario.map_err(|why| Stop(BROKEN, why))?, seed)
+        }
         (None, None) => return Err(Stop(BROKEN, "a job names a seed or a plan".to_owned())),
     };
     let log = match &job.log {

@@ -7,6 +7,7 @@ use ringdove::dynamo::version::{Dot, VersionVector};
 use ringdove::storage::Slot;
 use ringdove::types::WriteId;
 
+use super::acks::holders;
 use crate::holdings::Holdings;
 
 /// What was acknowledged, by the slots that may hold it: for each actor the last dot, which stands for those before.
@@ -19,6 +20,28 @@ pub(super) struct Covered {
 impl Covered {
     pub(super) fn acked(&mut self, slots: [Option<Slot>; 2], _: WriteId, dot: Dot) {
         self.acked.entry(slots.into_iter().flatten().collect()).or_default().include(dot);
+    }
+
+    /// What fewer than `w` disks hold, in words.
+    pub(super) fn on_fewer_than(&self, disks: &BTreeMap<String, Holdings>, w: usize) -> Vec<String> {
+        let mut thin = Vec::new();
+        for (slots, acked) in &self.acked {
+            let slots: Vec<Option<Slot>> = slots.iter().cloned().map(Some).collect();
+            for (actor, counter) in acked.entries() {
+                let dot = Dot { actor, counter };
+                let on = holders(disks, &slots, dot);
+                if on.len() < w {
+                    let key =
+                        slots.iter().flatten().next().map(|slot| slot.key.to_string()).unwrap_or_default();
+                    thin.push(format!(
+                        "the write {dot:?} of {key} is on {} disks alone: {}",
+                        on.len(),
+                        on.join(", ")
+                    ));
+                }
+            }
+        }
+        thin
     }
 
     /// What no disk holds, in words; each once.

@@ -1,6 +1,6 @@
 //! (f) What is kept for another node goes only once that node has it on its disk for certain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringdove::storage::{Entry, Slot, Table};
 
@@ -8,6 +8,7 @@ use crate::holdings::Holdings;
 
 pub(super) fn judge(
     disks: &BTreeMap<String, Holdings>,
+    destroyed: &BTreeSet<String>,
     host: &str,
     slot: &Slot,
     before: &Entry,
@@ -23,7 +24,7 @@ pub(super) fn judge(
     };
     let struck = before.targets.iter().filter(|target| !kept(target)).map(ToString::to_string);
     struck
-        .filter(|target| !has(target))
+        .filter(|target| !has(target) && !destroyed.contains(target) && !destroyed.contains(host))
         .map(|target| {
             format!(
                 "{host} keeps {} ({:?}) no more for {target}, whose disk does not hold it: context {context:?}",

@@ -13,7 +13,7 @@
 //! violation does not end the run: what follows from it is worth seeing.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use ringdove::dynamo::ring::PartitionCount;
-use ringdove::io::fault_disk::Image;
+use ringdove::io::fault_disk::{FaultKind, Image};
 use ringdove::observe::{Canary, Fact, Observer};
 use ringdove::storage::{Entry, Slot, Table};
 use ringdove::types::{Key, Namespace};
@@ -59,6 +59,9 @@ struct State {
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
     at_work: BTreeMap<String, &'static str>,
+    /// Disks destroyed since the last convergence, and ever.
+    destroyed: BTreeSet<String>,
+    ever_destroyed: BTreeSet<String>,
 }
 
 /// Watches one run. Clones share what they saw.
@@ -114,6 +117,30 @@ impl Watch {
         for what in state.covered.missing(&state.disks) {
             state.violation(&what);
         }
+    }
+
+    /// A disk is about to be destroyed: until the next convergence it counts as holding what was acknowledged meanwhile,
+    /// and what its node shows is not held against its disk any more.
+    pub fn destroyed(&self, host: &str) {
+        let mut state = self.lock();
+        state.destroyed.insert(host.to_owned());
+        state.ever_destroyed.insert(host.to_owned());
+    }
+
+    /// Whether a disk was destroyed at some time.
+    pub fn any_destroyed(&self) -> bool {
+        !self.lock().ever_destroyed.is_empty()
+    }
+
+    /// Every acknowledged write is on enough disks again.
+    pub fn converged(&self) {
+        self.lock().destroyed.clear();
+    }
+
+    /// What fewer than `w` disks hold of all that was acknowledged, in words.
+    pub fn on_fewer_than(&self, w: usize) -> Vec<String> {
+        let state = self.lock();
+        state.covered.on_fewer_than(&state.disks, w)
     }
 
     /// What every disk holds of a key's data, by host; nothing where it holds none.
@@ -177,6 +204,8 @@ struct Reading<'a> {
     dots: &'a mut dots::Dots,
     records: u64,
     wrong: Vec<String>,
+    /// Disks that were destroyed at some time: they may hold less than before.
+    destroyed: &'a BTreeSet<String>,
 }
 
 impl Finder for Reading<'_> {
@@ -202,14 +231,16 @@ impl Finder for Reading<'_> {
 
     fn moved(&mut self, slot: &Slot, before: Option<&Entry>, now: Option<&Entry>) {
         let Some(before) = before else { return };
-        if let Some(now) = now {
+        if let (Some(now), false) = (now, self.destroyed.contains(self.host)) {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
-        self.wrong.extend(guests::judge(self.disks, self.host, slot, before, now));
+        self.wrong.extend(guests::judge(self.disks, self.destroyed, self.host, slot, before, now));
     }
 
     fn removed(&mut self, slot: &Slot, entry: &Entry) {
-        self.wrong.push(climbs::removed(self.host, slot, entry));
+        if !self.destroyed.contains(self.host) {
+            self.wrong.push(climbs::removed(self.host, slot, entry));
+        }
     }
 }
 
@@ -218,9 +249,16 @@ impl DiskWatch for Watch {
         let state = &mut *self.lock();
         state.now = now;
         let mut holdings = state.disks.remove(host).unwrap_or_default();
-        let (disks, dots) = (&state.disks, &mut state.dots);
-        let mut reading =
-            Reading { host, now, trace: &self.trace, disks, dots, records: 0, wrong: Vec::new() };
+        let mut reading = Reading {
+            host,
+            now,
+            trace: &self.trace,
+            disks: &state.disks,
+            dots: &mut state.dots,
+            records: 0,
+            wrong: Vec::new(),
+            destroyed: &state.ever_destroyed,
+        };
         match change {
             DiskChange::Synced(path) => holdings.synced(path, image, &mut reading),
             DiskChange::DirSynced(dir) if dir == Path::new(DIR) => {
@@ -229,7 +267,17 @@ impl DiskWatch for Watch {
             DiskChange::DirSynced(_) => {}
             DiskChange::Removed(path) => holdings.cut(path, 0, &mut reading),
             DiskChange::Cut(path, len) => holdings.cut(path, len, &mut reading),
+            DiskChange::PowerLoss if state.destroyed.contains(host) => {
+                holdings.power_lost_after_harm(Path::new(DIR), image);
+            }
             DiskChange::PowerLoss => holdings.power_lost(Path::new(DIR), image),
+            DiskChange::Replaced => holdings.replaced(Path::new(DIR), image),
+            DiskChange::Harmed => holdings.harmed(Path::new(DIR), image),
+        }
+        // A write that goes astray does so at a later sync, or with the power.
+        let astray = image.counts().of(FaultKind::MisdirectedWrite).fired > 0;
+        if astray && state.destroyed.contains(host) {
+            holdings.harmed(Path::new(DIR), image);
         }
         let Reading { records, wrong, .. } = reading;
         state.records += records;
@@ -288,6 +336,9 @@ impl Observer for Observing {
             Fact::Shown { .. } if !self.watch.sync => {}
             Fact::Shown { node, slot, record } => {
                 state.shown += 1;
+                if state.ever_destroyed.contains(&node.to_string()) {
+                    return;
+                }
                 if let Some(what) = shown::judge(&state.disks, node, slot, record) {
                     state.violation(&what);
                 }
@@ -296,7 +347,8 @@ impl Observer for Observing {
                 state.acks += 1;
                 let slots = [Table::Data, Table::Guest].map(|table| state.slot(table, namespace, key));
                 let on = acks::holders(&state.disks, &slots, dot);
-                if on.len() < w {
+                let excused = state.destroyed.iter().filter(|host| !on.contains(&host.as_str())).count();
+                if on.len() + excused < w {
                     state.violation(&acks::say(coordinator, key, write_id, dot, w, &on));
                 }
                 state.covered.acked(slots, write_id, dot);

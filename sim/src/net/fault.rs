@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use ringdove::net::message::{Fetch, FetchReply, Get, GetReply, Message, Put, PutReply, Store, StoreReply};
+
 use crate::seed::Stream;
 
 /// One fault, or its end.
@@ -96,6 +98,24 @@ pub enum NetFault {
         /// The receiver.
         to: String,
     },
+    /// Segments of no more than 600 bytes stand still, and what is behind them in their connection; large ones pass.
+    SmallStall {
+        /// The sender.
+        from: String,
+        /// The receiver.
+        to: String,
+    },
+    /// Frames of one kind take so much longer, and what is behind them in their connection with them.
+    SlowFrames {
+        /// The sender.
+        from: String,
+        /// The receiver.
+        to: String,
+        /// Which.
+        frames: FrameKind,
+        /// By how much; 0 ends it.
+        ms: u64,
+    },
     /// Segments of more than 600 bytes stand still, and what is behind them in their connection; small ones pass.
     LargeStall {
         /// The sender.
@@ -120,6 +140,8 @@ impl NetFault {
             NetFault::ReplyLost { .. } => "reply-lost",
             NetFault::Hold { .. } => "hold",
             NetFault::LargeStall { .. } => "large-stall",
+            NetFault::SmallStall { .. } => "small-stall",
+            NetFault::SlowFrames { .. } => "slow-frames",
         }
     }
 
@@ -136,7 +158,59 @@ impl NetFault {
             | NetFault::Corrupt { from, to, .. }
             | NetFault::ReplyLost { from, to, .. }
             | NetFault::Hold { from, to }
+            | NetFault::SlowFrames { from, to, .. }
+            | NetFault::SmallStall { from, to }
             | NetFault::LargeStall { from, to } => (from, to),
+        }
+    }
+}
+
+/// Kinds of frames that can be slowed down alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrameKind {
+    /// A client's read, or its answer.
+    Get,
+    /// The answer.
+    GetReply,
+    /// A client's write, or one that a node forwards.
+    Put,
+    /// The answer.
+    PutReply,
+    /// A copy that a coordinator asks a replica for.
+    Fetch,
+    /// The answer.
+    FetchReply,
+    /// A copy that a replica is to keep: replication and repair.
+    Store,
+    /// The answer.
+    StoreReply,
+}
+
+impl FrameKind {
+    /// All of them.
+    pub const ALL: [FrameKind; 8] = [
+        FrameKind::Get,
+        FrameKind::GetReply,
+        FrameKind::Put,
+        FrameKind::PutReply,
+        FrameKind::Fetch,
+        FrameKind::FetchReply,
+        FrameKind::Store,
+        FrameKind::StoreReply,
+    ];
+
+    /// Its number in a frame's head.
+    pub fn number(self) -> u16 {
+        match self {
+            FrameKind::Get => Get::KIND,
+            FrameKind::GetReply => GetReply::KIND,
+            FrameKind::Put => Put::KIND,
+            FrameKind::PutReply => PutReply::KIND,
+            FrameKind::Fetch => Fetch::KIND,
+            FrameKind::FetchReply => FetchReply::KIND,
+            FrameKind::Store => Store::KIND,
+            FrameKind::StoreReply => StoreReply::KIND,
         }
     }
 }
@@ -153,6 +227,11 @@ pub(super) struct Link {
     pub(super) chance: Stream,
     pub(super) cut: bool,
     pub(super) large_stall: bool,
+    pub(super) small_stall: bool,
+    /// A kind of frames that is slow, and by how much.
+    slow_frames: Option<(u16, Duration)>,
+    /// When the last cut ended.
+    pub(super) cut_ended: Option<Duration>,
     loss_percent: u32,
     slow: Duration,
     /// Bytes a second; 0 is without a limit.
@@ -182,6 +261,9 @@ impl Link {
             chance,
             cut: false,
             large_stall: false,
+            small_stall: false,
+            slow_frames: None,
+            cut_ended: None,
             loss_percent: 0,
             slow: Duration::ZERO,
             bandwidth: 0,
@@ -192,28 +274,47 @@ impl Link {
     }
 
     /// Sets what lasts or is counted; the rest is of connections.
-    pub(super) fn set(&mut self, fault: &NetFault) {
+    pub(super) fn set(&mut self, fault: &NetFault, now: Duration) {
         match *fault {
             NetFault::Cut { .. } => self.cut = true,
-            NetFault::Heal { .. } => self.heal(),
+            NetFault::Heal { .. } => self.heal(now),
             NetFault::Loss { percent, .. } => self.loss_percent = percent.min(95),
             NetFault::Slow { ms, .. } => self.slow = Duration::from_millis(ms),
             NetFault::Bandwidth { kib_s, .. } => self.bandwidth = kib_s * 1024,
             NetFault::Corrupt { nth, .. } => self.corrupt_in = nth,
             NetFault::ReplyLost { nth, .. } => self.reset_in = nth,
             NetFault::LargeStall { .. } => self.large_stall = true,
+            NetFault::SmallStall { .. } => self.small_stall = true,
+            NetFault::SlowFrames { frames, ms, .. } => {
+                self.slow_frames = (ms > 0).then(|| (frames.number(), Duration::from_millis(ms)));
+            }
             NetFault::Reset { .. } | NetFault::HalfOpen { .. } | NetFault::Hold { .. } => {}
         }
     }
 
-    pub(super) fn heal(&mut self) {
-        self.cut = false;
+    pub(super) fn heal(&mut self, now: Duration) {
+        if std::mem::take(&mut self.cut) {
+            self.cut_ended = Some(now);
+        }
+        self.small_stall = false;
+        self.slow_frames = None;
         self.large_stall = false;
         self.loss_percent = 0;
         self.slow = Duration::ZERO;
         self.bandwidth = 0;
         self.corrupt_in = 0;
         self.reset_in = 0;
+    }
+
+    /// How much later a segment arrives in which frames of these kinds begin.
+    pub(super) fn later_by_kind(&self, begun: &[u16], counts: &mut Counts) -> Duration {
+        match self.slow_frames {
+            Some((kind, later)) if begun.contains(&kind) => {
+                effective(counts, "slow-frames");
+                later
+            }
+            _ => Duration::ZERO,
+        }
     }
 
     /// How much later than usual a segment of `len` bytes arrives that is sent `now`; nothing when it is lost too often.

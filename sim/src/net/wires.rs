@@ -20,9 +20,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::NetTimes;
 use super::fault::{Counts, Fate, LARGE, Link, NetFault, effective, fired};
+use super::frames::Frames;
 use crate::seed;
 use crate::timers::{TimerId, Timers};
 use crate::trace::Trace;
+
+/// For how long a sender waits for an acknowledgement: six retries, the first after 200 ms, each twice as long.
+pub const UNACKED_MAX: Duration = Duration::from_millis(12_600);
 
 /// First port that is given out where the caller asked for none.
 const FIRST_FREE_PORT: u16 = 40_000;
@@ -93,7 +97,13 @@ impl Side {
 #[derive(Default)]
 pub(super) struct Pipe {
     pub(super) segments: VecDeque<(Duration, Segment)>,
+    /// Bytes that the sender may not forget yet: on the way, and arrived without an acknowledgement.
     pub(super) bytes: usize,
+    /// Of these, those that have arrived.
+    pub(super) unacked: usize,
+    /// Since when the first of them waits.
+    unacked_since: Option<Duration>,
+    frames: Frames,
     /// For the first segment; none while that segment is held back.
     pub(super) timer: Option<TimerId>,
 }
@@ -282,7 +292,8 @@ impl Network {
         if !matches!(fault, NetFault::Heal { .. }) {
             fired(&mut wires.counts, fault.name());
         }
-        self.link(&mut wires, link).set(fault);
+        let now = self.0.timers.now();
+        self.link(&mut wires, link).set(fault, now);
         let between = |conn: &Conn| {
             let [a, b] = [conn.sides[0].host, conn.sides[1].host];
             if (a, b) == link { Some(0) } else { ((b, a) == link).then_some(1) }
@@ -363,7 +374,8 @@ impl Network {
     /// Heals every link.
     pub fn heal_all(&self) {
         let mut wires = self.lock();
-        wires.links.values_mut().for_each(Link::heal);
+        let now = self.0.timers.now();
+        wires.links.values_mut().for_each(|link| link.heal(now));
         wires.conns.values_mut().for_each(|conn| conn.held = [false; 2]);
         self.record("net", "heal-all", "");
         self.resume(&mut wires);
@@ -385,11 +397,71 @@ impl Network {
         drop((conns, listening));
     }
 
-    /// Sets the timers of all first segments again that were held back.
+    /// Whether what a side sends is acknowledged: the way back is not cut.
+    fn is_acked(&self, wires: &mut Wires, id: u64, from: usize) -> bool {
+        !self.link_of(wires, id, 1 - from).cut
+    }
+
+    /// What has arrived of a side's bytes is acknowledged: there is room again.
+    fn acknowledge(&self, wires: &mut Wires, id: u64, from: usize) {
+        let Some(conn) = wires.conns.get_mut(&id) else { return };
+        let pipe = &mut conn.pipes[from];
+        if pipe.unacked == 0 {
+            return;
+        }
+        pipe.bytes -= std::mem::take(&mut pipe.unacked);
+        pipe.unacked_since = None;
+        let waker = conn.sides[from].write_waker.take();
+        wires.woken.extend(waker);
+    }
+
+    /// Bytes have arrived and the acknowledgement cannot go back. The sender tries for a while.
+    fn not_acknowledged(&self, wires: &mut Wires, id: u64, from: usize, len: usize) {
+        let now = self.0.timers.now();
+        let Some(conn) = wires.conns.get_mut(&id) else { return };
+        let pipe = &mut conn.pipes[from];
+        pipe.unacked += len;
+        if pipe.unacked_since.is_none() {
+            pipe.unacked_since = Some(now);
+            fired(&mut wires.counts, "unacknowledged");
+            let net = Arc::downgrade(&self.0);
+            self.0.timers.at(now + UNACKED_MAX, move || Network::give_up(&net, id, from, now));
+        }
+    }
+
+    /// The retries for bytes that wait for an acknowledgement since `since` are over.
+    fn give_up(net: &Weak<Shared>, id: u64, from: usize, since: Duration) {
+        let Some(net) = net.upgrade().map(Network) else { return };
+        let mut wires = net.lock();
+        let still = wires.conns.get(&id).is_some_and(|conn| conn.pipes[from].unacked_since == Some(since));
+        if still {
+            net.count_unacked(&mut wires);
+            net.record("net", "unacknowledged", format_args!("c{id}"));
+            net.break_off(&mut wires, id, [from == 0, from == 1]);
+        }
+    }
+
+    /// A missing acknowledgement did something: a writer stands still, or a connection ended.
+    pub(super) fn count_unacked(&self, wires: &mut Wires) {
+        effective(&mut wires.counts, "unacknowledged");
+    }
+
+    /// Whether a link of the host was cut at some moment since then.
+    pub fn was_cut_since(&self, host: &str, since: Duration) -> bool {
+        let mut wires = self.lock();
+        let host = wires.number(host);
+        let of_host = wires.links.iter().filter(|((a, b), _)| *a == host || *b == host);
+        of_host.into_iter().any(|(_, link)| link.cut || link.cut_ended.is_some_and(|ended| ended >= since))
+    }
+
+    /// Sets the timers of all first segments again that were held back, and acknowledges what can be.
     fn resume(&self, wires: &mut Wires) {
         let ids: Vec<u64> = wires.conns.keys().copied().collect();
         for id in ids {
             for side in 0..2 {
+                if self.is_acked(wires, id, side) {
+                    self.acknowledge(wires, id, side);
+                }
                 let held = wires
                     .conns
                     .get(&id)
@@ -439,7 +511,13 @@ impl Network {
         let delay = self.delay(wires, id, from);
         let len = if let Segment::Data(bytes) = &segment { bytes.len() } else { 0 };
         let mut counts = std::mem::take(&mut wires.counts);
-        let later = self.link_of(wires, id, from).later(now, len, &mut counts);
+        let begun = match (&segment, wires.conns.get_mut(&id)) {
+            (Segment::Data(bytes), Some(conn)) => conn.pipes[from].frames.begun(bytes),
+            _ => Vec::new(),
+        };
+        let link = self.link_of(wires, id, from);
+        let by_kind = link.later_by_kind(&begun, &mut counts);
+        let later = link.later(now, len, &mut counts).map(|later| later + by_kind);
         wires.counts = counts;
         let Some(later) = later else {
             self.record("net", "lost", format_args!("c{id}"));
@@ -499,9 +577,17 @@ impl Network {
         }
         let Some((_, mut segment)) = conn.pipes[from].segments.pop_front() else { return };
         if let Segment::Data(bytes) = &mut segment {
-            conn.pipes[from].bytes -= bytes.len();
-            let waker = conn.sides[from].write_waker.take();
-            wires.woken.extend(waker);
+            let len = bytes.len();
+            if self.is_acked(&mut *wires, id, from) {
+                if let Some(conn) = wires.conns.get_mut(&id) {
+                    conn.pipes[from].bytes -= len;
+                    let waker = conn.sides[from].write_waker.take();
+                    wires.woken.extend(waker);
+                }
+                self.acknowledge(wires, id, from);
+            } else {
+                self.not_acknowledged(wires, id, from, len);
+            }
             let mut counts = std::mem::take(&mut wires.counts);
             let fate = self.link(wires, link).fate(&mut counts);
             wires.counts = counts;
@@ -526,12 +612,16 @@ impl Network {
     fn held_by(&self, wires: &mut Wires, id: u64, from: usize) -> Option<&'static str> {
         let conn = &wires.conns[&id];
         let held = conn.held[from];
-        let large = matches!(conn.pipes[from].segments.front(), Some((_, Segment::Data(bytes))) if bytes.len() > LARGE);
+        let data = match conn.pipes[from].segments.front() {
+            Some((_, Segment::Data(bytes))) => Some(bytes.len()),
+            _ => None,
+        };
         let link = self.link_of(wires, id, from);
         match () {
             () if link.cut => Some("cut"),
             () if held => Some("hold"),
-            () if large && link.large_stall => Some("large-stall"),
+            () if link.large_stall && data.is_some_and(|len| len > LARGE) => Some("large-stall"),
+            () if link.small_stall && data.is_some_and(|len| len <= LARGE) => Some("small-stall"),
             () => None,
         }
     }

@@ -4,13 +4,23 @@ use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use ringdove::observe::POINTS;
 
-use super::{Action, DiskFault, Entry, LOAD_AT, Trigger, client_name, node_name};
-use crate::net::fault::NetFault;
+use super::{Action, DiskFault, Entry, LOAD_AT, Load, LoadKind, Trigger, client_name, node_name};
+use crate::disk::TWO_UNSYNCED;
+use crate::net::fault::{FrameKind, NetFault};
 use crate::seed::{self, Stream};
-use crate::settings::RunSettings;
+use crate::settings::{RunSettings, StoreSettings};
+use crate::tcp::Weather;
+
+mod destruction;
 
 /// What a seed's plan may choose from.
-const KINDS: [Kind; 30] = [
+const SWARM: [Kind; 36] = [
+    Kind::Mute,
+    Kind::CrashAtTwoWrites,
+    Kind::Reconfigure,
+    Kind::Burst,
+    Kind::SmallStall,
+    Kind::SlowFrames,
     Kind::PowerLoss,
     Kind::PowerLossOfAll,
     Kind::Kill,
@@ -43,8 +53,40 @@ const KINDS: [Kind; 30] = [
     Kind::Clocks,
 ];
 
+/// What it may choose from where the product's `TcpNet` runs on madsim's network.
+const TCP: [Kind; 21] = [
+    Kind::Weather,
+    Kind::PowerLoss,
+    Kind::PowerLossOfAll,
+    Kind::Kill,
+    Kind::Restart,
+    Kind::RollingRestart,
+    Kind::CrashLoop,
+    Kind::CrashInRecovery,
+    Kind::CrashAtSync,
+    Kind::Pause,
+    Kind::SlowProcessor,
+    Kind::Cut,
+    Kind::Split,
+    Kind::Isolate,
+    Kind::Bridge,
+    Kind::Ring,
+    Kind::Swizzle,
+    Kind::Flap,
+    Kind::Disk,
+    Kind::SlowDisk,
+    Kind::Clocks,
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Weather,
+    CrashAtTwoWrites,
+    Mute,
+    Reconfigure,
+    Burst,
+    SmallStall,
+    SlowFrames,
     PowerLoss,
     PowerLossOfAll,
     Kill,
@@ -91,7 +133,11 @@ pub(super) fn entries(run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
         begin,
         end: begin.saturating_add(span).clamp(2_000, 60_000),
     };
-    draw.all(settings);
+    if settings.destroys {
+        draw.rounds_of_destruction(settings);
+    } else {
+        draw.all(settings);
+    }
     draw.entries.sort_by_key(|entry| entry.at_ms);
     draw.entries
 }
@@ -114,10 +160,10 @@ impl Draw {
             return;
         }
         let few = self.chance.random_ratio(1, 3);
-        let mut kinds = KINDS.to_vec();
+        let mut kinds = if settings.tcp { TCP.to_vec() } else { SWARM.to_vec() };
         kinds.shuffle(&mut self.chance);
         let many =
-            if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=KINDS.len()) };
+            if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=kinds.len()) };
         kinds.truncate(many);
         let rounds = if few { self.chance.random_range(1..=3) } else { self.chance.random_range(3..=14) };
         for _ in 0..rounds {
@@ -158,11 +204,14 @@ impl Draw {
             | Kind::CrashLoop
             | Kind::Pause
             | Kind::SlowProcessor => self.process(kind, at),
-            Kind::CrashInRecovery | Kind::CrashAtPoint | Kind::CrashAtSync => {
+            Kind::Reconfigure => self.reconfigure(at),
+            Kind::Burst => self.burst(at),
+            Kind::CrashInRecovery | Kind::CrashAtPoint | Kind::CrashAtSync | Kind::CrashAtTwoWrites => {
                 self.crash_at_an_event(kind, at);
             }
             Kind::Cut
             | Kind::Split
+            | Kind::Mute
             | Kind::Isolate
             | Kind::Bridge
             | Kind::Ring
@@ -178,9 +227,12 @@ impl Draw {
             | Kind::SlowLink
             | Kind::Bandwidth
             | Kind::Hold
+            | Kind::SmallStall
+            | Kind::SlowFrames
             | Kind::LargeStall => self.link(kind, at),
             Kind::Disk | Kind::SlowDisk => self.disk(kind, at),
             Kind::Clocks => self.clocks(at, settings),
+            Kind::Weather => self.weather(at, settings),
         }
     }
 
@@ -263,6 +315,16 @@ impl Draw {
                 let count = self.span(2, 4);
                 self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: Some(20) });
                 self.when(&node, &format!("point:{point}"), count, lost);
+            }
+            Kind::CrashAtTwoWrites => {
+                // Several, on all nodes: a power loss leaves the later of two writes alone only now and then.
+                for node in self.nodes.clone() {
+                    for count in [1, self.span(2, 8), self.span(9, 40)] {
+                        let back_after_ms = Some(self.span(1, 500));
+                        let lost = Action::PowerLoss { node: node.clone(), back_after_ms };
+                        self.when(&node, TWO_UNSYNCED, count, lost);
+                    }
+                }
             }
             Kind::CrashAtPoint => {
                 let point = *POINTS.choose(&mut self.chance).expect("some");
@@ -367,6 +429,15 @@ impl Draw {
                     }
                 }
             }
+            Kind::Mute => {
+                // It is heard and does not hear, or hears and is not heard: long enough for senders to give up.
+                let node = self.node();
+                let deaf = self.chance.random_bool(0.5);
+                let mut links = self.crossing(std::slice::from_ref(&node));
+                links.retain(|(from, to)| *(if deaf { to } else { from }) == node);
+                let long = if self.chance.random_bool(0.5) { self.span(14_000, 25_000) } else { long };
+                self.cut_for(links, at, long);
+            }
             Kind::Flap => {
                 let (a, b) = self.pair();
                 let (off, on) = (self.span(10, 300), self.span(10, 300));
@@ -401,10 +472,23 @@ impl Draw {
             Kind::SlowLink => NetFault::Slow { from, to, ms: this.span(5, 800) },
             Kind::Bandwidth => NetFault::Bandwidth { from, to, kib_s: this.span(1, 200) },
             Kind::Hold => NetFault::Hold { from, to },
+            Kind::SmallStall => NetFault::SmallStall { from, to },
+            Kind::SlowFrames => {
+                let frames = *FrameKind::ALL.choose(&mut this.chance).expect("some");
+                NetFault::SlowFrames { from, to, frames, ms: this.span(5, 1_000) }
+            }
             _ => NetFault::LargeStall { from, to },
         };
-        let lasts =
-            matches!(kind, Kind::Loss | Kind::SlowLink | Kind::Bandwidth | Kind::Hold | Kind::LargeStall);
+        let lasts = matches!(
+            kind,
+            Kind::Loss
+                | Kind::SlowLink
+                | Kind::Bandwidth
+                | Kind::Hold
+                | Kind::LargeStall
+                | Kind::SmallStall
+                | Kind::SlowFrames
+        );
         let first = fault(self, from.clone(), to.clone());
         self.put(at, Action::Net { fault: first });
         if lasts {
@@ -452,6 +536,54 @@ impl Draw {
                 self.put(at + long, of_disk(&node, DiskFault::NotFull));
             }
         }
+    }
+
+    /// Other sizes of the store from the next start on, which comes soon.
+    fn reconfigure(&mut self, at: u64) {
+        let node = self.node();
+        let mut at = at;
+        for _ in 0..self.span(1, 3) {
+            let one = |this: &mut Draw, of: &[u64]| {
+                let drawn = *of.choose(&mut this.chance).expect("a choice of something");
+                this.chance.random_bool(0.6).then_some(drawn)
+            };
+            let store = StoreSettings {
+                segment_bytes: one(self, &[4 * 1024, 8 * 1024, 64 * 1024, 1024 * 1024]),
+                snapshot_bytes_min: one(self, &[4 * 1024, 32 * 1024, 1024 * 1024]),
+                dead_percent_max: one(self, &[5, 30, 101]).and_then(|percent| u32::try_from(percent).ok()),
+                cache_bytes: one(self, &[0, 4 * 1024, 1024 * 1024]),
+            };
+            self.put(at, Action::Reconfigure { node: node.clone(), store });
+            let down = self.span(20, 800);
+            let stop = if self.chance.random_bool(0.5) {
+                Action::Stop { node: node.clone() }
+            } else {
+                Action::PowerLoss { node: node.clone(), back_after_ms: None }
+            };
+            self.put(at, stop);
+            self.put(at + down, Action::Start { node: node.clone() });
+            at += down + self.span(200, 3_000);
+        }
+    }
+
+    fn burst(&mut self, at: u64) {
+        let (kind, clients, operations, value_len_max) = match self.span(0, 3) {
+            0 => (LoadKind::Crowd, self.small(5, 25), self.small(3, 15), 400),
+            1 => (LoadKind::HotKey, self.small(3, 12), self.small(5, 20), 100),
+            2 => (LoadKind::HugeValues, self.small(1, 3), self.small(2, 6), self.small(20_000, 300_000)),
+            _ => (LoadKind::Siblings, self.small(2, 8), self.small(5, 20), 50),
+        };
+        self.put(at, Action::Burst { load: Load { kind, clients, operations, value_len_max } });
+    }
+
+    /// All links are worse for a while.
+    fn weather(&mut self, at: u64, settings: &RunSettings) {
+        let (loss_percent, longest, long) =
+            (self.small(0, 20), self.span(1_000, 80_000), self.span(100, 5_000));
+        let latency_us = (self.span(100, longest), longest);
+        self.put(at, Action::Weather { weather: Weather { loss_percent, latency_us } });
+        let calm = Weather { loss_percent: 0, latency_us: settings.delay_us };
+        self.put(at + long, Action::Weather { weather: calm });
     }
 
     fn clocks(&mut self, at: u64, settings: &RunSettings) {

@@ -8,6 +8,7 @@
 //! client whose outcome is unknown goes on counting under another name, since the count may have arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jepsen_like_checks::event::{Event, Kind, Payload};
 use jepsen_like_checks::value::Value;
@@ -74,7 +75,7 @@ impl Session {
         let key = set_key(self.chance.random_range(0..KEYS));
         let element = self.history.element();
         let options = self.options();
-        let process = self.process;
+        let (process, asked_at) = (self.process, self.now());
         self.push(added(Kind::Invoke, process, &key, element));
         let done = self.client.update(&key, &options, |siblings| {
             let mut set = set_of(siblings);
@@ -82,7 +83,7 @@ impl Session {
             text(set.into_iter())
         });
         let done = done.await.map(|_| ());
-        self.changed("set add", process, &key, element, &done);
+        self.changed("set add", process, &key, element, asked_at, &done);
     }
 
     /// Counts up or down.
@@ -90,7 +91,7 @@ impl Session {
         let key = counter_key(self.chance.random_range(0..KEYS));
         let delta = self.chance.random_range(-3..=5);
         let options = self.options();
-        let process = self.process;
+        let (process, asked_at) = (self.process, self.now());
         // Up and down apart: the larger of two counts is the later one only where it never falls.
         let own = if delta < 0 { -process } else { process };
         self.push(added(Kind::Invoke, process, &key, delta));
@@ -109,7 +110,7 @@ impl Session {
         if done.is_ok() {
             self.counts.insert(id, counted);
         }
-        self.changed("counter add", process, &key, delta, &done);
+        self.changed("counter add", process, &key, delta, asked_at, &done);
     }
 
     fn changed(
@@ -118,11 +119,12 @@ impl Session {
         process: i64,
         key: &Key,
         value: i64,
+        asked_at: Duration,
         done: &Result<(), ClientError>,
     ) {
         let (kind, outcome) = match done {
             Ok(()) => (Kind::Ok, "ok"),
-            Err(ClientError::Unknown(_)) => (Kind::Info, "unknown"),
+            Err(ClientError::Unknown(_)) => (Kind::Info, self.unknown_outcome(asked_at)),
             Err(_) => (Kind::Fail, "fail"),
         };
         self.world.record(&self.name, "changed", format_args!("{key} {value} {outcome}"));

@@ -26,13 +26,15 @@ pub struct LossOdds {
     pub all_kept: u32,
     /// Events are kept up to some point in time; the one at that point may be torn.
     pub prefix: u32,
+    /// Events are lost up to some point in time, and what came later is kept: it overtook them.
+    pub suffix: u32,
     /// Each event on its own is kept, lost, torn, or leaves the file's length without its bytes.
     pub mixed: u32,
 }
 
 impl Default for LossOdds {
     fn default() -> LossOdds {
-        LossOdds { all_lost: 1, all_kept: 1, prefix: 2, mixed: 4 }
+        LossOdds { all_lost: 1, all_kept: 1, prefix: 2, suffix: 1, mixed: 4 }
     }
 }
 
@@ -89,6 +91,12 @@ fn torn(unsynced: &Unsynced, random: &mut impl Rng) -> Fate {
 }
 
 impl Image {
+    /// Unsynced writes: where there are two, a power loss may take the first and leave the second.
+    pub fn unsynced_writes(&self) -> usize {
+        let is_write = |unsynced: &&Unsynced| matches!(unsynced.event, Event::Write { .. });
+        self.nodes.values().map(|node| node.unsynced.iter().filter(is_write).count()).sum()
+    }
+
     /// Unsynced events: writes, changes of a length, changes of a name.
     pub fn unsynced(&self) -> usize {
         self.names.len() + self.nodes.values().map(|node| node.unsynced.len()).sum::<usize>()
@@ -98,7 +106,7 @@ impl Image {
     /// stands, what was not has a fate drawn from `random`.
     pub fn power_loss(&mut self, random: &mut impl Rng, odds: LossOdds) {
         let count = self.unsynced();
-        let shapes = [odds.all_lost, odds.all_kept, odds.prefix, odds.mixed];
+        let shapes = [odds.all_lost, odds.all_kept, odds.prefix, odds.suffix, odds.mixed];
         let mut turn = random.random_range(0..shapes.iter().sum::<u32>().max(1));
         let shape = shapes.iter().position(|weight| {
             let chosen = turn < *weight;
@@ -115,6 +123,10 @@ impl Image {
                     Some(unsynced) if n == point => torn(unsynced, random),
                     _ => Fate::Lost,
                 });
+            }
+            Some(3) => {
+                let point = random.random_range(0..=count);
+                self.settle(|n, _| if n < point { Fate::Lost } else { Fate::Kept });
             }
             Some(_) => self.settle(|_, unsynced| match (random.random_range(0..8), unsynced) {
                 (0..3, _) => Fate::Kept,

@@ -313,3 +313,30 @@ async fn what_is_cut_stays_cut_also_when_a_group_behind_it_proves_nothing() {
     assert_eq!((again.corrupt, again.cut), (0, 0), "{again:?}");
     assert_eq!(get(&store, "a").await.as_deref(), Some("first"));
 }
+
+/// Found by sim seed 10 of the scenario that destroys disks.
+#[tokio::test]
+async fn a_record_that_its_file_ends_in_is_not_taken_from_what_others_need() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "a", "first").await;
+    put_durable(&store, "b", "second").await;
+    store.snapshot().await.unwrap();
+    let path = segment_paths(&disk).remove(0);
+    let image = disk.after(Loss::Nothing);
+    let mut bytes = image.contents(&path);
+    let end = find(&bytes, "second") + 3;
+    bytes.truncate(end);
+    image.set_contents(&path, bytes);
+
+    // The snapshot points at b's record, whose end is gone; then b is written anew.
+    let (store, _) = open(&image).await;
+    let before = store.stats().live_bytes;
+    let (_, position) =
+        store.replace_damaged(&slot("b"), |entry| (Change::Write, set(entry, "third"))).await.unwrap();
+    store.wait_synced(position).await.unwrap();
+    let after = store.stats().live_bytes;
+    assert!(after > before && after < before + 200, "{before} bytes were needed, and then {after}");
+    assert_eq!(get(&store, "a").await.as_deref(), Some("first"));
+    assert_eq!(get(&store, "b").await.as_deref(), Some("third"));
+}

@@ -1,0 +1,200 @@
+//! Disks destroyed, and convergence demanded before the next ones.
+//!
+//! ```text
+//!   keep-image n2 ──▶ … ──▶ destroy n2 ──▶ budget? ──▶ (power goes) ──▶ the image changes ──▶ the watch reads it anew
+//!                                            │ beyond: the run fails, nothing is done
+//!   converge ──▶ destroyed machines off and on; links, disks, nodes whole ──▶ read every key from all N, over and over ──▶ W disks hold every
+//!                                                       acknowledged write, by their media ──▶ the budget is whole
+//! ```
+//! Until anti-entropy is there, the reads of the convergence are what fills a destroyed disk again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ringdove::io::fault_disk::{Fault, Image};
+use ringdove::storage::evidence;
+
+use super::Nemesis;
+use crate::cluster::Cluster;
+use crate::holdings::DIR;
+use crate::plan::Destruction;
+use crate::workload::Session;
+use crate::world::Host;
+
+/// A convergence takes no longer.
+const CONVERGED_WITHIN: Duration = Duration::from_secs(60);
+/// Between two readings of all keys.
+const READ_EVERY: Duration = Duration::from_millis(500);
+/// The operator's look at his nodes while a reading goes on.
+const TEND_EVERY: Duration = Duration::from_millis(100);
+
+/// The files that hold the log of a disk, by number.
+fn segments(image: &Image) -> Vec<PathBuf> {
+    let dir = Path::new(DIR);
+    let names = image.names_on_medium(dir);
+    let mut segments: Vec<(u64, PathBuf)> =
+        names.iter().filter_map(|name| Some((evidence::segment_of(name)?, dir.join(name)))).collect();
+    segments.sort();
+    segments.into_iter().map(|(_, path)| path).collect()
+}
+
+/// The file that a plan means, and how long it is.
+fn file(image: &Image, number: u32) -> Option<(PathBuf, u64)> {
+    let all = segments(image);
+    let path = all.get(usize::try_from(number).ok()?.checked_rem(all.len())?)?.clone();
+    let len = image.on_medium(&path, 0)?.len() as u64;
+    Some((path, len))
+}
+
+fn part(len: u64, thousandths: u32) -> u64 {
+    len * u64::from(thousandths.min(1000)) / 1000
+}
+
+/// Changes the image as the destruction says. Gives whether all of it is another one now.
+fn change(image: &mut Image, how: &Destruction, kept: Option<&Image>) -> bool {
+    match how {
+        Destruction::Wipe => {
+            image.wipe();
+            return true;
+        }
+        Destruction::Rollback => {
+            if let Some(older) = kept {
+                image.rollback(older);
+                return true;
+            }
+        }
+        Destruction::Truncate { file: number, thousandths } => {
+            if let Some((path, len)) = file(image, *number) {
+                image.arm(Fault::Truncate { path, len: part(len, *thousandths) });
+            }
+        }
+        Destruction::BitFlips { file: number, places } => {
+            if let Some((path, len)) = file(image, *number) {
+                for (thousandths, bit) in places {
+                    let offset = part(len, *thousandths);
+                    image.arm(Fault::BitFlip { path: path.clone(), offset, bit: *bit });
+                }
+            }
+        }
+        Destruction::Misdirect { nth, file: number, thousandths } => {
+            if let Some((to, len)) = file(image, *number) {
+                let (path, offset) = (PathBuf::from(DIR), part(len, *thousandths));
+                image.arm(Fault::MisdirectedWrite { path, nth: *nth, to, offset });
+            }
+        }
+        Destruction::SyncLie { nth, syncs } => {
+            for nth in *nth..nth.saturating_add(*syncs) {
+                image.arm(Fault::SyncLie { path: PathBuf::from(DIR), nth });
+            }
+        }
+    }
+    false
+}
+
+impl Nemesis {
+    /// Keeps what a disk is now, for a rollback.
+    pub(super) fn keep_image(&mut self, node: &str, cluster: &Cluster) {
+        if let Some(host) = cluster.host(node) {
+            self.images.insert(node.to_owned(), host.with_disk(|image| image.clone()));
+        }
+    }
+
+    pub(super) async fn destroy(
+        &mut self,
+        node: &str,
+        how: &Destruction,
+        back_after_ms: u64,
+        cluster: &mut Cluster,
+    ) {
+        let Some(host) = cluster.host(node).cloned() else { return };
+        if let Err(exceeded) = self.budget.spend(node) {
+            self.history.wrong(exceeded.to_string());
+            return;
+        }
+        self.watch.destroyed(node);
+        if how.takes_the_power() {
+            cluster.down(node);
+            self.lost(node);
+            host.power_loss().await;
+            self.back.push((self.world.now() + Duration::from_millis(back_after_ms), node.to_owned()));
+        }
+        host.harm_disk(|image| change(image, how, self.images.get(node)));
+        if *how == Destruction::Wipe {
+            cluster.replace(node);
+        }
+    }
+
+    /// A node whose directory is damaged does not start. The operator gives the disk up and replaces the member, as the
+    /// error says; if nobody has damaged the disk, that is no answer.
+    pub(super) fn replace_damaged(&mut self, cluster: &mut Cluster) {
+        for (node, why) in cluster.damaged_directories() {
+            if !self.budget.has(&node) {
+                self.history.wrong(format!("{node} cannot start, and nobody has touched its disk: {why}"));
+                continue;
+            }
+            self.world.record("nemesis", "replace", format_args!("{node} {why}"));
+            self.history.hit("a damaged directory was given up and the member replaced");
+            if let Some(host) = cluster.host(&node).cloned() {
+                host.harm_disk(|image| change(image, &Destruction::Wipe, None));
+            }
+            cluster.replace(&node);
+        }
+    }
+
+    /// The machines whose disks were destroyed go off and on. Until then a node believes in what a lying sync or a write that
+    /// went astray has not left on its disk, and goes on building on it: without the head of its segment, for one, all that
+    /// it writes there later is lost too.
+    pub(super) async fn power_cycle_destroyed(&mut self, cluster: &mut Cluster) {
+        for node in self.budget.spent().map(str::to_owned).collect::<Vec<_>>() {
+            let Some(host) = cluster.host(&node).cloned() else { continue };
+            host.with_disk(Image::disarm);
+            cluster.down(&node);
+            self.lost(&node);
+            host.power_loss().await;
+        }
+    }
+
+    /// Makes everything whole and has every key read from all replicas until each acknowledged write is on W disks.
+    pub(super) async fn converge(&mut self, cluster: &mut Cluster) {
+        self.power_cycle_destroyed(cluster).await;
+        self.mend(cluster);
+        let by = self.world.now() + CONVERGED_WITHIN;
+        let thin = loop {
+            self.readings += 1;
+            let name = format!("refiller{}", self.readings);
+            let (world, settings) = (self.world.clone(), cluster.settings().clone());
+            let (descriptor, history) = (cluster.descriptor().clone(), self.history.clone());
+            let host: Host = world.host(&name);
+            let running = host.start(move |io, start| async move {
+                let session = Session::new(&world, io, start, &name, &settings, &descriptor, &history);
+                session.read_all(by).await;
+            });
+            let read = running.output();
+            tokio::pin!(read);
+            loop {
+                cluster.tend();
+                self.replace_damaged(cluster);
+                let tend_at = self.world.now() + TEND_EVERY;
+                tokio::select! {
+                    biased;
+                    _ = &mut read => break,
+                    () = self.world.timers().sleep_until(tend_at) => {}
+                }
+            }
+            // What was repaired gets to the disks meanwhile.
+            self.world.sleep(READ_EVERY).await;
+            let thin = self.watch.on_fewer_than(cluster.settings().w.into());
+            if thin.is_empty() || self.world.now() >= by {
+                break thin;
+            }
+        };
+        if let Some(first) = thin.first() {
+            let within = CONVERGED_WITHIN.as_secs();
+            self.history
+                .wrong(format!("no convergence within {within} s after disks were destroyed: {first}"));
+        }
+        self.world.record("nemesis", "converged", thin.len());
+        self.budget.converged();
+        self.watch.converged();
+    }
+}

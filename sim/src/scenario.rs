@@ -1,0 +1,49 @@
+//! Kinds of runs: what a seed's settings and faults are drawn for.
+//!
+//! The default swarm is where seeds belong that say nothing else. The others exist because what they do would spoil the
+//! swarm's checks (a disk that is destroyed takes what it alone held) or needs another world (the real `TcpNet`).
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a plan is drawn for. The plan itself then says all: playing it needs no scenario.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scenario {
+    /// All faults that the product survives, on `SimNet`.
+    #[default]
+    Swarm,
+    /// The product's own `TcpNet` on madsim's network, with that one's faults.
+    Tcp,
+    /// Disks that lose what they have synced, at most W-1 between convergences.
+    Destroy,
+}
+
+impl Scenario {
+    /// All of them, in the order in which help names them.
+    pub const ALL: [Scenario; 3] = [Scenario::Swarm, Scenario::Tcp, Scenario::Destroy];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::Swarm => "swarm",
+            Scenario::Tcp => "tcp",
+            Scenario::Destroy => "destroy",
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Scenario, String> {
+        let known = || Scenario::ALL.map(Scenario::name).join(", ");
+        let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+        found.ok_or_else(|| format!("there is no scenario of this name; there are: {}", known()))
+    }
+}
