@@ -260,6 +260,8 @@ impl Cluster {
 fn config(settings: &RunSettings) -> NodeConfig {
     let mut config = NodeConfig::new(PathBuf::from(DIR));
     config.hint_after = Duration::from_millis(settings.hint_after_ms);
+    config.detector.interval = Duration::from_millis(settings.gossip_ms);
+    config.detector.threshold = f64::from(settings.phi_tenths) / 10.0;
     config.handoff_interval = Duration::from_millis(settings.handoff_ms);
     config.anti_entropy_interval = Duration::from_millis(settings.anti_entropy_ms);
     config.scrub_interval = Duration::from_millis(settings.scrub_ms);

@@ -54,6 +54,12 @@ pub struct RunSettings {
     pub ttl_ms: (u64, u64),
     /// Time after which a fallback takes the place of a silent primary.
     pub hint_after_ms: u64,
+    /// Time between two heartbeats.
+    #[serde(default = "gossip_ms")]
+    pub gossip_ms: u64,
+    /// Suspicion (phi, in tenths) from which on a node is taken for down.
+    #[serde(default = "phi_tenths")]
+    pub phi_tenths: u32,
     /// Time between two rounds of handoff.
     #[serde(default = "handoff_ms")]
     pub handoff_ms: u64,
@@ -96,6 +102,16 @@ pub struct RunSettings {
     /// Sites of node code (`ringdove::observe::SITES`) that take their unusual way now and then.
     #[serde(default)]
     pub buggify: Vec<String>,
+}
+
+/// Of plans that say nothing of it.
+fn gossip_ms() -> u64 {
+    1_000
+}
+
+/// Of plans that say nothing of it.
+fn phi_tenths() -> u32 {
+    38
 }
 
 /// Of plans that say nothing of it.
@@ -250,6 +266,8 @@ impl RunSettings {
             mix,
             ttl_ms: (ttl_low, ttl_low + chance.random_range(0..8_000)),
             hint_after_ms: one(chance, &[20, 100, 300]),
+            gossip_ms: one(chance, &[200, 1_000, 1_000]),
+            phi_tenths: one(chance, &[20, 38, 38, 80]),
             handoff_ms: one(chance, &[100, 500, 1_000, 5_000]),
             anti_entropy_ms: one(chance, &[2_000, 5_000, 10_000]),
             scrub_ms: one(chance, &[10_000, 60_000]),

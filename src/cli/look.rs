@@ -13,7 +13,7 @@ use super::{DONE, NOT_NOW, complain, say};
 use crate::client::ClientError;
 use crate::dynamo::layout::{Layout, LayoutHistory};
 use crate::dynamo::preference::PreferenceList;
-use crate::net::message::StatusReply;
+use crate::net::message::{PeerDown, PeerState, PeerView, StatusReply};
 use crate::types::{Key, LayoutRef, Namespace, NodeId, PartitionId};
 
 /// How long a node may take to say how it is.
@@ -114,8 +114,9 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
                     (false, true) => "refilling",
                     (false, false) => "up",
                 };
-                let down =
-                    if status.peers_down.is_empty() { "-".to_owned() } else { names(&status.peers_down) };
+                let down = status.peers.iter().filter(|peer| peer.state != PeerState::Up).map(seen);
+                let down: Vec<String> = down.collect();
+                let down = if down.is_empty() { "-".to_owned() } else { down.join(", ") };
                 row.extend([
                     state.to_owned(),
                     span(Duration::from_millis(status.uptime_ms)),
@@ -169,6 +170,34 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
     }
 }
 
+/// Why a node is left out, as one word.
+fn word(state: PeerState) -> &'static str {
+    match state {
+        PeerState::Up => "up",
+        PeerState::Unreachable => "unreachable",
+        PeerState::Down(PeerDown::Silent) => "silent",
+        PeerState::Down(PeerDown::Refused) => "refused",
+        PeerState::Down(PeerDown::Unanswered) => "unanswered",
+        PeerState::Damped => "damped",
+    }
+}
+
+/// What a node takes another for, with its suspicion and how long ago it was heard.
+fn seen(peer: &PeerView) -> String {
+    let (phi, heard) =
+        (f64::from(peer.phi_thousandths) / 1000.0, span(Duration::from_millis(peer.heard_ms_ago)));
+    format!("{} ({}, phi {phi:.1}, heard {heard} ago)", peer.node, word(peer.state))
+}
+
+fn peer_json(peer: &PeerView) -> Value {
+    json!({
+        "node": peer.node.to_string(),
+        "state": word(peer.state),
+        "phi": f64::from(peer.phi_thousandths) / 1000.0,
+        "heard_ms_ago": peer.heard_ms_ago,
+    })
+}
+
 fn node_json((node, addr, status): &Asked) -> Value {
     match status {
         Err(error) => json!({
@@ -182,6 +211,7 @@ fn node_json((node, addr, status): &Asked) -> Value {
             "program": status.program,
             "uptime_ms": status.uptime_ms,
             "layout": { "version": status.layout.version, "hash": format!("{:016x}", status.layout.hash) },
+            "peers": status.peers.iter().map(peer_json).collect::<Vec<_>>(),
             "peers_down": status.peers_down.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "partitions": status.partitions,
             "partitions_refilled": status.partitions_refilled,

@@ -154,6 +154,8 @@ pub static SETTINGS: &[Setting] = &[
         "How long a primary may be silent before a fallback takes its copy of a write. Below `timeout`."),
     row!(hedge_after, time(MS, MINUTE), time node.hedge_after,
         "How long a replica may be silent in a read before the next candidate is asked too. Below `timeout`."),
+    row!(gossip_interval, time(MS.saturating_mul(10), MINUTE), time node.detector.interval,
+        "Time between two heartbeats of a node; the same on all. One that is not heard for some nine of them is taken for down."),
     row!(handoff_interval, time(MS.saturating_mul(10), HOUR), time node.handoff_interval,
         "Time between two rounds of handing records that are kept for other nodes to these."),
     row!(handoff_bytes_per_second, size(64 * KIB, 64 * GIB), number node.handoff_bytes_per_second,

@@ -166,6 +166,10 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_handoff_failures_total", help, metrics.handoff_failures.get());
     let help = "Records to be kept for other nodes that were refused because too many are.";
     text.counter("ringdove_guests_refused_total", help, metrics.guests_refused.get());
+    let help = "Times that another node came to tell whose heartbeats it has heard.";
+    text.counter("ringdove_gossip_total", help, metrics.gossip.get());
+    let help = "Times that this node found that it had been stalled, and accused nobody for a while.";
+    text.counter("ringdove_stalls_total", help, metrics.stalls.get());
     let help = "Partitions compared with another primary's.";
     text.counter("ringdove_exchanges_total", help, metrics.exchanges.get());
     let help = "Times that a partition could not be compared with those of all other primaries.";

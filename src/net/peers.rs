@@ -1,8 +1,8 @@
 //! One link to each other node, opened when first needed and again after it broke.
 //!
 //! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s, less up to a half by chance): calls to it fail at once, and
-//! the coordinator goes past it. The first call after that tries again. This local view is all the failure
-//! detection there is until heartbeats come; it routes, it never changes who owns what.
+//! the coordinator goes past it. The first call after that tries again. This local view routes
+//! beside the failure detector's; it never changes who owns what.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::envelope::FrameHead;
-use super::link::{CallError, Link};
+use super::link::{CallError, Link, OpenError};
 use super::message::{Hello, Message};
 use crate::io::{Clock, Net};
 use crate::types::{Mono, NodeId};
@@ -133,14 +133,15 @@ impl Peers {
         if let Some(link) = self.open_link(slot)? {
             return Ok(link);
         }
-        let latest = deadline.min(self.now() + OPEN_MAX);
+        let began = self.now();
+        let latest = deadline.min(began + OPEN_MAX);
         let opened = Link::open(self.net.as_ref(), &self.clock, addr, &self.hello, latest).await;
         let opened = opened.and_then(|link| {
             if link.welcome().node == node {
                 return Ok(link);
             }
             let reason = format!("it is {}, {node} was expected there", link.welcome().node);
-            Err(super::link::OpenError::Protocol { addr: addr.to_owned(), reason })
+            Err(OpenError::Protocol { addr: addr.to_owned(), reason })
         });
         let now = self.now();
         let mut peer = slot.peer();
@@ -152,6 +153,10 @@ impl Peers {
                     tracing::info!(%node, "reachable again");
                 }
                 Ok(link)
+            }
+            // Nothing is known of the node: it was the caller who had no time.
+            Err(error @ OpenError::TimedOut { .. }) if deadline < began + OPEN_MAX => {
+                Err(CallError::NotSent(error.to_string()))
             }
             Err(error) => {
                 let back_off = peer.down.map_or(BACK_OFF_MIN, |down| (down.back_off * 2).min(BACK_OFF_MAX));

@@ -120,7 +120,7 @@ impl Inner {
             failure = self.scrub(partition, &others).await;
         }
         let doubts = self.store.doubts();
-        let down = self.peers.down();
+        let down = self.down();
         for other in others {
             let compared = if down.contains(&other) {
                 Err("it is down".to_owned())

@@ -99,7 +99,7 @@ impl Node {
     /// Cuts a batch up by who is to carry it out. Keys that stand in it before are refused at once.
     fn parts(&self, puts: Vec<Put>, replies: &mut [Option<Result<PutReply, Refusal>>]) -> Vec<Part> {
         let inner = &self.inner;
-        let down = inner.peers.down();
+        let down = inner.down();
         let mut seen = BTreeSet::new();
         let mut here = Vec::new();
         let mut there: BTreeMap<PartitionId, (NodeId, Puts)> = BTreeMap::new();

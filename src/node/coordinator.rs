@@ -105,7 +105,7 @@ impl Node {
         let inner = &self.inner;
         self.check(&put)?;
         let (list, layout) = inner.preference(put.namespace, &put.key);
-        let down = inner.peers.down();
+        let down = inner.down();
         if !list.is_primary(inner.id) && !put.forwarded {
             let primaries = list.primaries().filter(|node| !down.contains(node));
             for primary in primaries.collect::<Vec<_>>() {
@@ -127,7 +127,7 @@ impl Node {
             hint_after: if buggify!("hint-early") { Duration::ZERO } else { inner.config.hint_after },
             deadline: request.deadline,
         };
-        let down = inner.peers.down();
+        let down = inner.down();
         let (machine, actions) = PutMachine::new(machine_request, inner.id, &list, &down, inner.now())
             .map_err(|error| match error {
                 PutNotStarted::TooFewCandidates { .. } => {
@@ -239,7 +239,7 @@ impl Node {
             hedge_after: if buggify!("hedge-early") { Duration::ZERO } else { inner.config.hedge_after },
             deadline: request.deadline,
         };
-        let down = inner.peers.down();
+        let down = inner.down();
         let (own, fetching) = self.look_at_own(&list, namespace, key).await;
         let (machine, actions) = GetMachine::new(machine_request, &list, &down, own, started);
         let (answer, answered) = oneshot::channel();

@@ -113,7 +113,7 @@ impl Inner {
     async fn hand_off_round(&self) {
         let targets = self.store.targets();
         self.handoff.guests.store(self.store.len(Table::Guest) as u64, Ordering::Relaxed);
-        let (now, down) = (self.now(), self.peers.down());
+        let (now, down) = (self.now(), self.down());
         {
             let mut waiting = lock(&self.handoff.targets);
             waiting.retain(|target, _| targets.contains(target));

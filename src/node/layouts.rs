@@ -17,7 +17,7 @@
 //! A request that is under way while the layout changes ends under the layouts that it began with. They are active
 //! until every member holds their successor, and a member may say so only when what it began before has ended: whoever
 //! writes the retiring of layouts must keep to that. Guest records of a node that becomes a primary are turned into data by
-//! [`handoff`](super::handoff).
+//! `node::handoff`.
 
 use std::sync::Arc;
 
@@ -121,7 +121,9 @@ impl Inner {
         let addr = self.peer_addr(node).ok_or_else(|| CallError::NotSent("no layout names it".to_owned()))?;
         let mut tries = 0;
         loop {
+            let asked = self.now();
             let answer = self.peers.call(node, &addr, message, self.head(request), request.deadline).await;
+            self.heard_back(node, asked, &answer);
             match answer {
                 // It was refused unread, so it may be sent again.
                 Err(CallError::Refused(refusal))

@@ -210,6 +210,10 @@ pub struct Metrics {
     pub partitions_refilled: Counter,
     /// Records read in search of damage.
     pub scrubbed: Counter,
+    /// Times that another node came to gossip.
+    pub gossip: Counter,
+    /// Times that this node found that it had been stalled.
+    pub stalls: Counter,
     /// Requests turned away because too many are in flight.
     pub shed_in_flight: Counter,
     /// Requests turned away because their time was up before they began.
@@ -240,6 +244,8 @@ impl Default for Metrics {
             guests_outrun: Counter::default(),
             handoff_failures: Counter::default(),
             guests_refused: Counter::default(),
+            gossip: Counter::default(),
+            stalls: Counter::default(),
             exchanges: Counter::default(),
             exchanges_failed: Counter::default(),
             exchange_pulled: Counter::default(),

@@ -10,7 +10,7 @@
 //! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
-//! Not yet here: heartbeats, reaping, changing the layout.
+//! Not yet here: reaping, changing the layout.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -23,7 +23,9 @@ use tokio::select;
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::dynamo::cluster::{ClusterDescriptor, DescriptorError};
+use crate::dynamo::detector::{Detector, DetectorConfig};
 use crate::dynamo::layout::{Layout, LayoutError, LayoutHistory};
+use crate::dynamo::membership::Membership;
 use crate::dynamo::merkle::MerkleKey;
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::ring::{PARTITIONS_MIN, PartitionCount};
@@ -55,6 +57,7 @@ mod batch;
 pub mod coordinator;
 mod drivers;
 mod founding;
+mod gossip;
 mod handoff;
 pub mod layouts;
 mod listing;
@@ -94,6 +97,8 @@ pub struct NodeConfig {
     pub anti_entropy_bytes_per_second: u64,
     /// Within this time every record is read once, to find damage before a client does. Default 7 days.
     pub scrub_interval: Duration,
+    /// Heartbeats, and when their absence counts.
+    pub detector: DetectorConfig,
     /// When a replica counts for a write that does not say. Default: when its disk has it.
     pub durability: Durability,
     /// Client operations at once, by all doors together; further ones are refused as overload. Default 4,096.
@@ -125,6 +130,7 @@ impl NodeConfig {
             anti_entropy_interval: Duration::from_secs(30),
             anti_entropy_bytes_per_second: 16 * 1024 * 1024,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
+            detector: DetectorConfig::default(),
             durability: Durability::Sync,
             in_flight_max: 4096,
             caps: Caps::default(),
@@ -194,6 +200,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    detector: Mutex<Detector>,
+    membership: Mutex<Membership>,
     client_load: Arc<Load>,
     peer_load: Arc<Load>,
     access: Option<AccessLog>,
@@ -270,6 +278,9 @@ impl Node {
         let hello = hello(config.limits.spoken, Some(meta.descriptor.cluster), Some(meta.node));
         let peers = Peers::new(io.net.clone(), io.clock.clone(), hello, rng.next_u64());
         let (client_load, peer_load) = (Load::new(&config.limits), Load::new(&config.limits));
+        let stall_after = config.detector.stall_after.max(config.detector.interval * 3);
+        let detector = Detector::new(DetectorConfig { stall_after, ..config.detector }, started);
+        let membership = Membership::new(meta.node, store.starts());
         let inner = Inner {
             access: config.track_access.then(AccessLog::new),
             config,
@@ -281,6 +292,8 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            detector: Mutex::new(detector),
+            membership: Mutex::new(membership),
             client_load,
             peer_load,
             started,
@@ -324,6 +337,7 @@ impl Node {
                 Some(reason)
             }
             _ = &mut served => None,
+            never = inner.gossip() => match never {},
             never = inner.hand_off() => match never {},
             never = inner.anti_entropy() => match never {},
         };
@@ -453,11 +467,7 @@ impl Node {
 
     /// The other members of the active layouts, in order.
     pub fn peers(&self) -> Vec<NodeId> {
-        let layouts = self.layouts();
-        let members = layouts.active.iter().flat_map(|layout| layout.members());
-        let others: BTreeSet<NodeId> =
-            members.map(|member| member.id).filter(|id| *id != self.id()).collect();
-        others.into_iter().collect()
+        self.inner.others()
     }
 
     /// Requests in flight to a peer, and bytes that wait to be written to it.
@@ -479,9 +489,9 @@ impl Node {
         lock(&self.inner.pace).wait(self.inner.metrics.in_flight()).unwrap_or_default()
     }
 
-    /// The peers to which calls fail at once, in order.
+    /// The peers that are left out where there is a choice, in order.
     pub fn peers_down(&self) -> Vec<NodeId> {
-        self.inner.peers.down()
+        self.inner.down()
     }
 
     /// How it is now. Visits every partition.
@@ -504,7 +514,8 @@ impl Node {
             uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
             stopping: inner.stop.get(),
             layout: inner.layout_ref(),
-            peers_down: inner.peers.down(),
+            peers_down: inner.down(),
+            peers: self.views(),
             partitions: count(ours.len()),
             partitions_refilled: count(refilled),
             data_keys: stats.data_keys,
@@ -633,6 +644,14 @@ impl Inner {
             return refuse(format!("{joining} is not a member of the cluster's layout"));
         }
         Ok(JoinReply { descriptor: self.descriptor.clone(), active })
+    }
+
+    /// The other members of the active layouts, in order.
+    pub(crate) fn others(&self) -> Vec<NodeId> {
+        let layouts = lock(&self.layouts);
+        let members = layouts.history.active().iter().flat_map(|layout| layout.members());
+        let others: BTreeSet<NodeId> = members.map(|member| member.id).filter(|id| *id != self.id).collect();
+        others.into_iter().collect()
     }
 
     /// The address of a peer, none when no active layout has it.

@@ -14,9 +14,9 @@ use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionV
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchMany, FetchReply, Hello, Join, LeafKeys, Message, MultiPut, OfferLayouts,
-    OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, TreeHashes, Welcome,
-    kind_name,
+    self as net, Fetch, FetchMany, FetchReply, Gossip, Hello, Join, LeafKeys, Message, MultiPut,
+    OfferLayouts, OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, TreeHashes,
+    Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
@@ -291,6 +291,7 @@ impl PeerService {
                 let reply = self.node.put(Put { forwarded: true, ..put }, request()?).await?;
                 Ok(answer(frame, &reply))
             }
+            Gossip::KIND => Ok(answer(frame, &node.answer_gossip(&read(frame)?))),
             TreeHashes::KIND => Ok(answer(frame, &node.answer_tree(&read(frame)?).await?)),
             LeafKeys::KIND => Ok(answer(frame, &node.answer_leaf_keys(read(frame)?).await?)),
             ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),

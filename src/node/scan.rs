@@ -299,7 +299,7 @@ impl Inner {
         unfit: &BTreeSet<(NodeId, PartitionId)>,
         asked: &BTreeSet<(NodeId, PartitionId)>,
     ) -> Plan {
-        let down = self.peers.down();
+        let down = self.down();
         let mut plan = Plan { nodes: BTreeMap::new(), missing: BTreeSet::new() };
         for partition in self.descriptor.partitions.partitions() {
             let list = self.preference_of(partition);

@@ -295,6 +295,11 @@ impl Store {
         (locked.state, LogPosition(self.inner.log.end().0))
     }
 
+    /// Starts of this directory so far, this one among them.
+    pub fn starts(&self) -> u64 {
+        lock(&self.inner.started).0.starts
+    }
+
     /// How often damage was found since the start. Who sets *refilled* compares it inside the change: see
     /// [`Store::update_partition`].
     pub fn doubts(&self) -> u64 {

@@ -59,6 +59,14 @@ fn what_was_kept_for_a_silent_node_goes_to_it_when_it_is_back() {
     assert!(words.contains(&format!("{total} records in all")) || words.contains("WHY"), "{words}");
     assert_ne!(code, Some(0), "one node did not answer, and that is told");
 
+    until("the silent node is taken for down", || {
+        let status = output(&["status", "--addr", addr, "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+        let peers = status["nodes"][0]["peers"].as_array().expect("what n1 takes the others for");
+        let of =
+            |id: u64| peers.iter().find(|peer| peer["node"] == format!("n{id}")).map(|peer| &peer["state"]);
+        of(AWAY).is_some_and(|state| state != "up") && of(2).is_some_and(|state| state == "up")
+    });
     send_signal(away, "CONT");
     until("all of it is handed over", || hints(addr)["total"] == 0);
     for key in &keys {

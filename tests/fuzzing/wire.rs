@@ -173,6 +173,12 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
         stopping: false,
         layout,
         peers_down: vec![NodeId(2)],
+        peers: vec![PeerView {
+            node: NodeId(2),
+            state: PeerState::Down(PeerDown::Silent),
+            phi_thousandths: 4_100,
+            heard_ms_ago: 9_000,
+        }],
         partitions: 8,
         partitions_refilled: 8,
         data_keys: 300,

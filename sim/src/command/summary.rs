@@ -7,13 +7,12 @@ use sim::report::{Tally, UNKNOWN_PERCENT_MAX};
 use sim::settings::RunSettings;
 
 /// What the product does not have yet, the faults and checks that wait for it, and what is done instead.
-pub(crate) const PENDING: [(&str, &str); 4] = [
+pub(crate) const PENDING: [(&str, &str); 3] = [
     (
         "fences",
         "a disk that was rolled back does not know it: where disks are destroyed, reads are of R=N and nothing is scanned",
     ),
     ("layout change", "joining, leaving, moving partitions under load"),
-    ("failure detector", "gray failures judged by it; its threshold in the swarm"),
     ("reaping", "legal forgetting in (c); reaping grace in the swarm"),
 ];
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bounded::up_to;
 use super::handshake::Refusal;
 use super::options::{Condition, Context, Durability, Expiry, Order, Quorum, Resolve};
+use crate::dynamo::detector::Reason;
 use crate::dynamo::layout::Layout;
 use crate::dynamo::layout::history::ACTIVE_MAX;
 use crate::dynamo::ring::PARTITIONS_MAX;
@@ -382,6 +383,53 @@ pub enum HintWhy {
     Failed(String),
 }
 
+/// What a node takes another for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// The other one.
+    pub node: NodeId,
+    /// Up or down, and why.
+    pub state: PeerState,
+    /// Suspicion (phi) in thousandths: it grows while nothing is heard.
+    pub phi_thousandths: u32,
+    /// Milliseconds since its last heartbeat was heard.
+    pub heard_ms_ago: u64,
+}
+
+/// Whether a node is asked, as another one sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerState {
+    /// It is.
+    Up,
+    /// Connecting to it has failed just now.
+    Unreachable,
+    /// It is not.
+    Down(PeerDown),
+    /// It is heard again, and was down so often of late that it has to wait.
+    Damped,
+}
+
+/// Why a node is taken for down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PeerDown {
+    /// Its heartbeats stay away.
+    Silent,
+    /// It refused a connection.
+    Refused,
+    /// It left calls unanswered.
+    Unanswered,
+}
+
+impl From<Reason> for PeerDown {
+    fn from(reason: Reason) -> PeerDown {
+        match reason {
+            Reason::Silent => PeerDown::Silent,
+            Reason::Refused => PeerDown::Refused,
+            Reason::Unanswered => PeerDown::Unanswered,
+        }
+    }
+}
+
 /// How a node is, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {
@@ -397,8 +445,10 @@ pub struct StatusReply {
     pub stopping: bool,
     /// The layout it goes by.
     pub layout: LayoutRef,
-    /// Peers to which calls fail at once, in order.
+    /// Peers that it leaves out where there is a choice, in order.
     pub peers_down: Vec<NodeId>,
+    /// What it takes each other member for, in order; empty for the first interval.
+    pub peers: Vec<PeerView>,
     /// Partitions of which it is a primary.
     pub partitions: u32,
     /// Of these, those whose data it holds for certain.

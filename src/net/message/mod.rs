@@ -42,15 +42,16 @@ mod vectors;
 
 pub use client::{
     BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, HintWhy, Hints, HintsFor, HintsReply,
-    LayoutReply, MultiGet, MultiGetReply, MultiPut, MultiPutReply, Ping, Pong, Put, PutOutcome, PutReply,
-    Replicas, SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply, Version,
+    LayoutReply, MultiGet, MultiGetReply, MultiPut, MultiPutReply, PeerDown, PeerState, PeerView, Ping, Pong,
+    Put, PutOutcome, PutReply, Replicas, SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply,
+    Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
-    Fetch, FetchMany, FetchManyReply, FetchReply, HeldEntry, HeldKey, Join, JoinReply, LISTED_MAX, LeafKeys,
-    LeafKeysReply, OfferLayouts, OfferLayoutsReply, ScanKeys, ScanKeysReply, Store, StoreReply, TreeHashes,
-    TreeHashesReply,
+    Fetch, FetchMany, FetchManyReply, FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply,
+    LISTED_MAX, LeafKeys, LeafKeysReply, OfferLayouts, OfferLayoutsReply, ScanKeys, ScanKeysReply, Store,
+    StoreReply, TreeHashes, TreeHashesReply,
 };
 
 /// The newest protocol version, which this build speaks wherever the other side does.
@@ -192,6 +193,8 @@ messages! {
     2 0x8204 FetchManyReply;
     2 0x0205 OfferLayouts;
     2 0x8205 OfferLayoutsReply;
+    2 0x0208 Gossip;
+    2 0x8208 GossipReply;
     2 0x0206 TreeHashes;
     2 0x8206 TreeHashesReply;
     2 0x0207 LeafKeys;

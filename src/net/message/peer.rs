@@ -12,6 +12,7 @@ use super::options::{Durability, Order};
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::history::ACTIVE_MAX;
 use crate::dynamo::layout::{Layout, MEMBERS_MAX};
+use crate::dynamo::membership::Heartbeat;
 use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::Record;
 use crate::types::{Key, Namespace, NodeId, PartitionId};
@@ -117,6 +118,22 @@ pub struct FetchManyReply {
     /// The record, empty when it has none, or why it cannot be had.
     #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
     pub records: Vec<Result<Record, RefusalCode>>,
+}
+
+/// A node tells another whose heartbeats it has heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gossip {
+    /// By node, in order, its own among them.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
+    pub heard: Vec<(NodeId, Heartbeat)>,
+}
+
+/// What the other one knows newer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipReply {
+    /// By node, in order.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
+    pub newer: Vec<(NodeId, Heartbeat)>,
 }
 
 /// Most hashes, leaves or keys in one message of anti-entropy.

@@ -1,0 +1,150 @@
+//! Who is up, as this node sees it: heartbeats by gossip, and what traffic shows (Dynamo §4.8.2, §4.8.3).
+//!
+//! Once an interval a node counts its own heartbeat up and exchanges all that it has heard with a few others, chosen at
+//! random, the silent ones among them. News of a node is a heartbeat of it to the failure detector; calls that are answered or
+//! not tell it the rest. The view routes requests, handoff and comparisons. It never changes who owns what.
+//!
+//! A node that wakes from a pause first takes what has come in before it accuses anybody: the detector notices the gap by
+//! the lateness of this task.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use tokio::select;
+
+use super::metrics::Door;
+use super::{Inner, Node, Request, lock};
+use crate::dynamo::detector::View;
+use crate::dynamo::membership::Heartbeat;
+use crate::net::link::CallError;
+use crate::net::message::{Gossip, GossipReply, PeerState, PeerView};
+use crate::types::{Mono, NodeId, TraceId};
+
+/// Others that a node talks to each interval.
+const FAN_OUT: usize = 3;
+/// Calls that may be under way.
+const UNDER_WAY_MAX: usize = 4 * FAN_OUT;
+/// Time for a call, and for opening the connection before it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A call that was given less time than this and was not answered says nothing of the peer.
+const SILENCE_MIN: Duration = Duration::from_millis(400);
+
+impl Node {
+    /// What this node takes the others for, in order.
+    pub fn views(&self) -> Vec<PeerView> {
+        let inner = &self.inner;
+        let now = inner.now();
+        let unreachable = inner.peers.down();
+        let detector = lock(&inner.detector);
+        let view = |(node, view): (NodeId, View)| {
+            let state = match view {
+                _ if unreachable.contains(&node) => PeerState::Unreachable,
+                View::Up => PeerState::Up,
+                View::Down(reason) => PeerState::Down(reason.into()),
+                View::Damped => PeerState::Damped,
+            };
+            let heard = detector.last_heard(node).map_or(Duration::MAX, |heard| now.since(heard));
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // it saturates, and is never negative
+            let phi_thousandths = (detector.phi(now, node) * 1000.0) as u32;
+            let heard_ms_ago = u64::try_from(heard.as_millis()).unwrap_or(u64::MAX);
+            PeerView { node, state, phi_thousandths, heard_ms_ago }
+        };
+        detector.views(now).map(view).collect()
+    }
+}
+
+impl Inner {
+    /// The nodes that are left out where there is a choice, in order: not reachable, or taken for down.
+    pub(crate) fn down(&self) -> Vec<NodeId> {
+        let mut down = self.peers.down();
+        let now = self.now();
+        let detector = lock(&self.detector);
+        down.extend(detector.views(now).filter(|(_, view)| !view.is_up()).map(|(node, _)| node));
+        drop(detector);
+        down.sort_unstable();
+        down.dedup();
+        down
+    }
+
+    /// Takes note of how a call went.
+    pub(super) fn heard_back<A>(&self, node: NodeId, asked: Mono, answer: &Result<A, CallError>) {
+        let now = self.now();
+        match answer {
+            Ok(_) | Err(CallError::Refused(_)) => lock(&self.detector).answered(now, node),
+            Err(CallError::MaybeDelivered(_)) if now.since(asked) >= SILENCE_MIN => {
+                lock(&self.detector).timed_out(now, node);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Beats and gossips, round by round.
+    pub(super) async fn gossip(&self) -> Infallible {
+        // A round does not wait for the calls of the one before: one to a silent node takes long.
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let interval = self.config.detector.interval;
+            let pause = interval.mul_f64(lock(&self.rng).random_range(0.8..1.2));
+            let timer = self.io.clock.sleep_until((self.now() + pause).since_origin());
+            tokio::pin!(timer);
+            loop {
+                select! {
+                    biased;
+                    () = &mut timer => break,
+                    Some(()) = under_way.next() => {}
+                }
+            }
+            let mut others = self.others();
+            let now = self.now();
+            {
+                let mut detector = lock(&self.detector);
+                detector.set_peers(now, others.iter().copied());
+                if detector.tick(now) {
+                    self.metrics.stalls.one();
+                    tracing::warn!(node = %self.id, "this node was stalled: it accuses nobody for a while");
+                }
+            }
+            let heard = {
+                let mut membership = lock(&self.membership);
+                membership.set_members(others.iter().copied());
+                membership.beat();
+                membership.heard()
+            };
+            others.shuffle(&mut *lock(&self.rng));
+            others.truncate(FAN_OUT.min(UNDER_WAY_MAX - under_way.len()));
+            let deadline = now + interval.max(PATIENCE);
+            let request = Request { door: Door::Peer, received: now, deadline, trace_id: TraceId::default() };
+            for other in others {
+                let gossip = Gossip { heard: heard.clone() };
+                under_way.push(async move {
+                    let reply: Result<GossipReply, CallError> = self.call(other, &gossip, request).await;
+                    if let Ok(GossipReply { newer }) = reply {
+                        self.hear(&newer);
+                    }
+                });
+            }
+        }
+    }
+
+    fn hear(&self, heard: &[(NodeId, Heartbeat)]) {
+        let news = lock(&self.membership).hear(heard);
+        let now = self.now();
+        let mut detector = lock(&self.detector);
+        for node in news {
+            detector.heartbeat(now, node);
+        }
+    }
+
+    /// What another node is answered that tells what it has heard.
+    pub(super) fn answer_gossip(&self, gossip: &Gossip) -> GossipReply {
+        let newer = lock(&self.membership).newer_than(&gossip.heard);
+        self.hear(&gossip.heard);
+        self.metrics.gossip.one();
+        GossipReply { newer }
+    }
+}
