@@ -14,7 +14,7 @@
 //! | §4.4 versioning | [`version`] | dotted version vectors in place of vector clocks |
 //! | §4.5 get and put | [`get`], [`put`], [`quorum`] | state machines; quorums per active layout |
 //! | §4.6 hinted handoff | [`put`] (`StoreGuest`, `NoteTarget`) | which node keeps what for whom is decided here; `node::handoff` delivers |
-//! | §4.7 anti-entropy | [`merkle`] | one tree a partition, leaves as xor of keyed hashes; the exchange comes with its own machine |
+//! | §4.7 anti-entropy | [`merkle`] | one tree a partition, leaves as xor of keyed hashes; `node::anti_entropy` compares and repairs |
 //! | §4.8.1 membership | [`layout`], [`membership`] | members are added and removed by an operator, as one new layout; gossip carries heartbeats |
 //! | §4.8.2, §4.8.3 failure detection | [`detector`] | phi accrual over heartbeats, and what traffic shows sooner. |
 //! | §5 implementation, coordination by reads and writes | [`put`], `node::coordinator` | any node takes a request; a put is coordinated by a primary |
