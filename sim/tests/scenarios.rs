@@ -27,6 +27,7 @@ fn quiet(scenario: Scenario, seed: u64) -> Plan {
     (settings.nodes, settings.replicas, settings.r, settings.w) = (3, 3, 2, 2);
     (settings.clients, settings.operations, settings.keys) = (2, 60, 5);
     (settings.interval_ms, settings.own_quorums, settings.pause_us) = (0, false, 20_000);
+    settings.siblings_max = 100;
     (settings.sync_us, settings.delay_us, settings.timeout_ms) = ((200, 4_000), (100, 2_000), 1_500);
     settings.mix = Mix { get: 4, put: 4, blind: 1, current: 1, delete: 1, ..Mix::default() };
     settings.buggify.clear();
