@@ -61,15 +61,29 @@ impl Program {
     /// The next line with these words, on standard output or error.
     pub(crate) fn wait_for(&mut self, words: &str) -> String {
         loop {
-            match self.lines.recv_timeout(HANGS_AFTER) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if line.contains(words) {
-                        return line;
-                    }
-                }
-                Err(_) => panic!("{words:?} was never said, but this was:\n{}", self.seen.join("\n")),
+            let line = self.next_line(words);
+            if line.contains(words) {
+                return line;
             }
+        }
+    }
+
+    /// Waits until each of these words has stood in a line.
+    pub(crate) fn wait_for_all(&mut self, words: &[&str]) {
+        let mut missing = words.to_vec();
+        while let Some(first) = missing.first() {
+            let line = self.next_line(first);
+            missing.retain(|words| !line.contains(words));
+        }
+    }
+
+    fn next_line(&mut self, awaited: &str) -> String {
+        match self.lines.recv_timeout(HANGS_AFTER) {
+            Ok(line) => {
+                self.seen.push(line.clone());
+                line
+            }
+            Err(_) => panic!("{awaited:?} was never said, but this was:\n{}", self.seen.join("\n")),
         }
     }
 

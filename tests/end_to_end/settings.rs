@@ -74,9 +74,8 @@ fn a_node_in_memory_says_so_and_forgets() {
     assert!(unused.exists());
     let serve = || {
         let mut node = Program::start(command(&["serve", "--dir", &dir, "--storage", "memory"]));
-        node.wait_for("storage = \"memory\": nothing that is written here survives");
-        node.wait_for("WARN");
-        node.wait_for("ready");
+        // On two streams, whose lines come in any order.
+        node.wait_for_all(&["storage = \"memory\": nothing that is written here survives", "WARN", "ready"]);
         node
     };
     let node = serve();
