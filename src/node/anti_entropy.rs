@@ -70,7 +70,7 @@ struct Pace {
 impl Inner {
     /// Compares and repairs, round by round.
     pub(super) async fn anti_entropy(&self) -> Infallible {
-        let mut scrubbed: BTreeMap<PartitionId, Mono> = BTreeMap::new();
+        let mut scrub_at: BTreeMap<PartitionId, Mono> = BTreeMap::new();
         loop {
             let mut ours: Vec<PartitionId> = self
                 .descriptor
@@ -86,13 +86,12 @@ impl Inner {
                 let wait = share.mul_f64(lock(&self.rng).random_range(0.5..1.5));
                 self.io.clock.sleep_until((self.now() + wait).since_origin()).await;
                 let scrub_interval = self.config.scrub_interval;
-                let last = *scrubbed.entry(*partition).or_insert_with(|| {
-                    // As if the last ones had been spread over the time before this start.
+                let due = *scrub_at.entry(*partition).or_insert_with(|| {
+                    // As if the last ones had been spread over the interval before this start.
                     self.now() + scrub_interval.mul_f64(lock(&self.rng).random_range(0.0..1.0))
-                });
-                let due = self.now().since(last) > scrub_interval;
+                }) <= self.now();
                 match Box::pin(self.repair_partition(*partition, due)).await {
-                    Ok(()) if due => drop(scrubbed.insert(*partition, self.now())),
+                    Ok(()) if due => drop(scrub_at.insert(*partition, self.now() + scrub_interval)),
                     Ok(()) => {}
                     Err(why) => {
                         self.metrics.exchanges_failed.one();
@@ -328,7 +327,7 @@ impl Inner {
     }
 
     /// A request of this node's own, for nobody.
-    fn errand(&self) -> Request {
+    pub(super) fn errand(&self) -> Request {
         let now = self.now();
         Request {
             door: Door::Peer,

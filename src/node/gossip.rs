@@ -48,8 +48,8 @@ impl Node {
                 View::Damped => PeerState::Damped,
             };
             let heard = detector.last_heard(node).map_or(Duration::MAX, |heard| now.since(heard));
+            // It saturates, and is never negative.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            // it saturates, and is never negative
             let phi_thousandths = (detector.phi(now, node) * 1000.0) as u32;
             let heard_ms_ago = u64::try_from(heard.as_millis()).unwrap_or(u64::MAX);
             PeerView { node, state, phi_thousandths, heard_ms_ago }

@@ -33,12 +33,11 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use rand::RngExt;
 
-use super::metrics::Door;
 use super::replica::storage_refusal;
-use super::{Inner, Node, Request, lock};
+use super::{Inner, Node, lock};
 use crate::net::message::{self as net, HintWhy, HintsFor, HintsReply, Refusal, RefusalCode, StoreReply};
 use crate::storage::{Change, Durability, Entry, Owed, Slot, StorageError, Table};
-use crate::types::{Mono, NodeId, TraceId};
+use crate::types::{Mono, NodeId};
 
 /// Keys looked up at a time.
 const PAGE: usize = 256;
@@ -186,9 +185,6 @@ impl Inner {
         let record = &entry.copy.record;
         fact!(Shown { node: self.id, slot: &slot, record });
         point!("handoff-sent");
-        let now = self.now();
-        let deadline = now + self.config.timeout;
-        let request = Request { door: Door::Peer, received: now, deadline, trace_id: TraceId::default() };
         let store = net::Store {
             namespace: slot.namespace,
             key: slot.key.clone(),
@@ -196,7 +192,7 @@ impl Inner {
             guest_of: Vec::new(),
             durability: net::Durability::Sync,
         };
-        let StoreReply = self.call(target, &store, request).await.map_err(|error| error.to_string())?;
+        let StoreReply = self.call(target, &store, self.errand()).await.map_err(|error| error.to_string())?;
         point!("handoff-acked");
         let struck = self.strike(&slot, target, version_hash).await.map_err(|error| error.to_string())?;
         self.metrics.guests_delivered.one();
