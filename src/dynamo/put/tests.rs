@@ -1,6 +1,6 @@
 //! Each test feeds events and compares what the machine wants done; the last one feeds everything in any order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -233,6 +233,16 @@ fn any_event() -> impl Strategy<Value = PutEvent> {
     ]
 }
 
+/// How many of `holders` can each stand for a primary of its own, by trying every way.
+fn copies(holders: &[(NodeId, Vec<NodeId>)], taken: &BTreeSet<NodeId>) -> usize {
+    let Some(((_, targets), rest)) = holders.split_first() else { return 0 };
+    let stand = |target: &NodeId| {
+        let mut taken = taken.clone();
+        if taken.insert(*target) { 1 + copies(rest, &taken) } else { 0 }
+    };
+    targets.iter().map(stand).max().unwrap_or(0).max(copies(rest, taken))
+}
+
 proptest! {
     #[test]
     fn any_events_in_any_order_give_one_answer_that_the_acks_bear_out(
@@ -251,8 +261,9 @@ proptest! {
         prop_assert!(applies);
         let (mut answers, mut dot, mut finished) = (0, false, false);
         let (mut local, mut refused) = (None, false);
-        let mut holders: BTreeSet<NodeId> = BTreeSet::new();
-        let mut sent: BTreeSet<NodeId> = BTreeSet::new();
+        let own = if at <= 3 { vec![n(at)] } else { vec![n(1), n(2), n(3)] };
+        let mut sent: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
+        let mut holders: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
         for event in events.into_iter().chain([PutEvent::Deadline, PutEvent::HintTimer]) {
             // The shell's side of the contract: nothing is sent, durable or failed before the dot exists.
             let local_event = matches!(event, PutEvent::LocalDurable | PutEvent::LocalFailed);
@@ -264,31 +275,35 @@ proptest! {
                 PutEvent::Refused => refused |= !dot,
                 PutEvent::LocalDurable => {
                     local = Some(true);
-                    holders.insert(n(at));
+                    holders.insert(n(at), own.clone());
                 }
                 PutEvent::LocalFailed => local = Some(false),
-                PutEvent::Ack(from) if sent.contains(&from) => {
-                    holders.insert(from);
+                PutEvent::Ack(from) => {
+                    if let Some(targets) = sent.get(&from) {
+                        holders.insert(from, targets.clone());
+                    }
                 }
                 _ => {}
             }
+            let holding: Vec<(NodeId, Vec<NodeId>)> = holders.clone().into_iter().collect();
+            let durable = copies(&holding, &BTreeSet::new());
             let actions = machine.on_event(event);
             prop_assert!(!finished || actions.is_empty());
             for action in &actions {
                 match action {
                     PutAction::Replicate(node) => {
-                        prop_assert!(node.0 <= 3 && sent.insert(*node));
+                        prop_assert!(node.0 <= 3 && sent.insert(*node, vec![*node]).is_none());
                     }
                     PutAction::StoreGuest { node, target } => {
                         prop_assert!(!strict && node.0 > 3 && target.0 <= 3);
-                        prop_assert!(sent.insert(*node), "a node gets one copy");
+                        prop_assert!(sent.insert(*node, vec![*target]).is_none(), "a node gets one copy");
                     }
                     PutAction::Answer(outcome) => {
                         answers += 1;
                         match outcome {
-                            PutOutcome::Applied(_) => prop_assert!(holders.len() >= w),
+                            PutOutcome::Applied(_) => prop_assert!(durable >= w),
                             PutOutcome::NotApplied => prop_assert!(!dot),
-                            PutOutcome::Unknown { .. } => prop_assert!(holders.len() < w),
+                            PutOutcome::Unknown { .. } => prop_assert!(durable < w),
                         }
                     }
                     PutAction::Finished => finished = true,
