@@ -32,6 +32,7 @@ mod init;
 mod kv;
 mod look;
 mod range;
+mod reap;
 mod records;
 mod restart;
 mod scan;
@@ -95,6 +96,8 @@ enum Command {
     Status(look::StatusArgs),
     /// Show what each node keeps for others, and why it still does.
     Hints(look::StatusArgs),
+    /// Show what becomes of deleted and expired values, and who is against forgetting them.
+    Reap(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
     /// Load the cluster and measure.
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
             Command::Export(args) => export::run(args).await,
             Command::Status(args) => look::status(args).await,
             Command::Hints(args) => hints::run(args).await,
+            Command::Reap(args) => reap::run(args).await,
             Command::Layout(args) => look::layout(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,

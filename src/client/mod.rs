@@ -77,7 +77,9 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
-use crate::net::message::{Hints, HintsReply, Ping, Pong, Put, PutOutcome, Status, StatusReply};
+use crate::net::message::{
+    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Reaping, ReapingReply, Status, StatusReply,
+};
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, TraceId, WriteId};
 
@@ -231,6 +233,15 @@ impl Client {
     pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
+    }
+
+    /// How far the node at this address is with forgetting what was deleted or has expired.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn reaping(&self, addr: &str, timeout: Option<Duration>) -> Result<ReapingReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Reaping, asked).await
     }
 }
 
