@@ -51,6 +51,7 @@ pub const POINTS: &[&str] = &[
     "reap-agreed",
     "reap-committed",
     "reap-voted",
+    "record-fenced",
     "recovery-examined",
     "recovery-segment-named",
     "recovery-tail-cut",

@@ -107,8 +107,10 @@ impl Node {
         self.check(&put)?;
         let (list, layout) = inner.preference(put.namespace, &put.key);
         let down = inner.down();
-        if !list.is_primary(inner.id) && !put.forwarded {
-            let primaries = list.primaries().filter(|node| !down.contains(node));
+        // Who does not know yet whether its disk is up to date might not be able to hand a write on.
+        let coordinates = list.is_primary(inner.id) && inner.is_settled(list.partition);
+        if !coordinates && !put.forwarded {
+            let primaries = list.primaries().filter(|node| *node != inner.id && !down.contains(node));
             for primary in primaries.collect::<Vec<_>>() {
                 if let Some(forwarded) = self.forward(primary, &put, request).await {
                     return forwarded;

@@ -8,13 +8,20 @@
 //! - A new or replaced disk takes copies before it has heard of any fence, and would give them up when it does. A partition
 //!   without any entry takes over the first fence that it meets; and siblings that this very start of the node has made are
 //!   never given up: nobody can have agreed to forget them without it.
+//! - A restored node hears of a higher fence from one that does not know yet that the round was committed. It raises its own, holding
+//!   still what the round has removed, and nobody will ever see that it was behind. So no fence is raised by hearsay, and no vote given,
+//!   before every other primary was asked once since the start: whoever led a round knows of the votes, or of the commit on its disk, or
+//!   the round will never be committed.
+//! - A disk that has lost records in the middle may show older ones in their place, behind a fence that it has kept: a start that
+//!   finds such a loss resets the fence (`storage::recovery`). Little may be lost, and on several disks: what another primary
+//!   that is not outdated still holds is not given up, and where none can be asked, nothing is, and nothing is shown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Mutex;
 
 use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::replica::storage_refusal;
@@ -22,7 +29,9 @@ use super::{Inner, Request, lock};
 use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::{Dot, Record};
 use crate::net::link::CallError;
-use crate::net::message::{AskFences, AskFencesReply, Durability, Refusal, RefusalCode, Store, StoreReply};
+use crate::net::message::{
+    AskFences, AskFencesReply, Durability, Fetch, FetchReply, Refusal, RefusalCode, Store, StoreReply,
+};
 use crate::storage::{self, Change, Direction, Entry, PartitionState, Slot, StorageError, Table};
 use crate::types::{NodeId, PartitionId};
 
@@ -35,8 +44,12 @@ const PAGE: usize = 1024;
 /// What a node knows of the fences of others.
 #[derive(Default)]
 pub(super) struct FenceWatch {
-    /// Members that were asked since the start.
+    /// Members that were asked since the start, and heeded.
     asked: Mutex<BTreeSet<NodeId>>,
+    /// Under which fence members have voted last in rounds that this node led.
+    heard: Mutex<BTreeMap<(PartitionId, NodeId), u64>>,
+    /// One at a time.
+    asking: AsyncMutex<()>,
     /// Partitions whose copies are being given up: nobody is shown any.
     stale: Mutex<BTreeSet<PartitionId>>,
     /// One at a time.
@@ -71,6 +84,14 @@ impl NotKept {
     }
 }
 
+/// What others hold of a key.
+enum Elsewhere {
+    /// One of them the very same.
+    Same,
+    /// These siblings; and whether all of them have said so.
+    Alive { alive: BTreeSet<Dot>, all: bool },
+}
+
 /// A partition's state as it is shown to others.
 pub(super) fn fences_of(state: &PartitionState) -> Fences {
     Fences { raised: state.fence, committed: state.committed }
@@ -89,8 +110,20 @@ impl Inner {
 
     /// Takes note of another node's fences: on return the own one is at least as high, durably, and no copy is left that is
     /// older than what was committed.
+    /// # Errors
+    /// Also while it cannot be known whether this node's disk is the one that voted last.
     pub(super) async fn raise_fence(&self, partition: PartitionId, to: Fences) -> Result<(), StorageError> {
         self.catch_up(partition, to).await?;
+        if fences_of(&self.store.partition_state(partition).0).raised >= to.raised {
+            return Ok(());
+        }
+        if !self.is_settled(partition) {
+            self.compare_fences().await;
+        }
+        if !self.is_settled(partition) {
+            let message = format!("{partition}: not every other primary has said yet how far it is");
+            return Err(StorageError::Corrupt(message));
+        }
         let (raised, position) = self
             .store
             .update_partition(partition, |state| {
@@ -109,6 +142,17 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether every other primary was asked since the start, so that the fence on this disk is known to be the last.
+    pub(super) fn is_settled(&self, partition: PartitionId) -> bool {
+        let asked = lock(&self.fence_watch.asked);
+        self.preference_of(partition).primaries().all(|node| node == self.id || asked.contains(&node))
+    }
+
+    /// Takes note that a member has voted in a round that this node leads.
+    pub(super) fn heard_vote(&self, partition: PartitionId, from: NodeId, fence: u64) {
+        lock(&self.fence_watch.heard).insert((partition, from), fence);
+    }
+
     /// Gives up this node's copies of a partition if a round was committed that its disk knows nothing of; a partition without
     /// copies takes over the fence.
     pub(super) async fn catch_up(&self, partition: PartitionId, theirs: Fences) -> Result<(), StorageError> {
@@ -125,15 +169,15 @@ impl Inner {
         }
         point!("copies-given-up");
         lock(&self.fence_watch.stale).insert(partition);
-        let given_up = self.give_up(partition, theirs).await;
+        // As long as it fails nothing is shown.
+        let records = self.give_up(partition, theirs).await?;
         lock(&self.fence_watch.stale).remove(&partition);
-        let records = given_up?;
         self.metrics.copies_given_up.add(records);
         tracing::warn!(
             %partition,
             records,
-            "the others have agreed to forget things of which this disk knows nothing: it was restored or replaced; its \
-             copies are given up and fetched again"
+            "the others have agreed to forget things of which this disk knows nothing: it was restored or has lost records; \
+             what no other replica holds was given up, the partition is filled again from them"
         );
         Ok(())
     }
@@ -162,7 +206,7 @@ impl Inner {
                 after = Some((last.namespace, last.key.clone()));
                 let slots = page.into_iter().map(|found| {
                     let slot = Slot { table, partition, namespace: found.namespace, key: found.key };
-                    self.give_up_one(slot)
+                    self.give_up_one(slot, theirs.committed)
                 });
                 let mut going = stream::iter(slots).buffer_unordered(AT_ONCE);
                 while let Some(gone) = going.next().await {
@@ -182,23 +226,69 @@ impl Inner {
         Ok(records)
     }
 
-    /// Gives up one copy, except for what this start of the node has written.
-    async fn give_up_one(&self, slot: Slot) -> Result<bool, StorageError> {
+    /// What the other primaries hold of a key of which this node holds a certain version.
+    ///
+    /// # Errors
+    /// When none of them can be asked that is not outdated itself.
+    async fn held_elsewhere(
+        &self,
+        slot: &Slot,
+        version_hash: u64,
+        committed: u64,
+    ) -> Result<Elsewhere, StorageError> {
+        let (mut alive, mut asked, mut others) = (BTreeSet::new(), 0, 0);
+        let list = self.preference_of(slot.partition);
+        let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless: Some(version_hash) };
+        for other in list.primaries().filter(|node| *node != self.id) {
+            others += 1;
+            let reply: Result<FetchReply, CallError> = self.call(other, &fetch, self.errand()).await;
+            let Some(FetchReply { record, .. }) = reply.ok().filter(|reply| reply.fences.raised >= committed)
+            else {
+                continue;
+            };
+            let Some(record) = record else { return Ok(Elsewhere::Same) };
+            asked += 1;
+            alive.extend(record.siblings().iter().map(|sibling| sibling.dot));
+        }
+        if asked == 0 {
+            let message = "the copy may be older than what was agreed to be forgotten, and no other replica can be asked";
+            return Err(StorageError::Corrupt(message.to_owned()));
+        }
+        Ok(Elsewhere::Alive { alive, all: asked == others })
+    }
+
+    /// Gives up of one copy what no other primary holds, except for what this start of the node has written.
+    async fn give_up_one(&self, slot: Slot, committed: u64) -> Result<bool, StorageError> {
+        let ours = |dot: Dot| self.mint().is_ours(dot.actor.incarnation);
+        let version_hash = match self.store.read_with_hash(&slot).await {
+            Ok(Some((entry, version_hash))) => {
+                let all_ours = entry.copy.record.siblings().iter().all(|sibling| ours(sibling.dot));
+                if all_ours {
+                    return Ok(false);
+                }
+                version_hash
+            }
+            Ok(None) => return Ok(false),
+            // What cannot be read is taken for absent, and goes.
+            Err(StorageError::Corrupt(_)) => {
+                let gone = self.store.replace_damaged(&slot, |_, _| (Change::Remove, ())).await;
+                return gone.map(|_| true);
+            }
+            Err(error) => return Err(error),
+        };
+        let (alive, all) = match self.held_elsewhere(&slot, version_hash, committed).await? {
+            Elsewhere::Same => return Ok(false),
+            Elsewhere::Alive { alive, all } => (alive, all),
+        };
         let keep = |entry: &mut Entry, _: &PartitionState| {
-            let left = entry.copy.record.only(|dot: Dot| self.mint().is_ours(dot.actor.incarnation));
+            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot), all);
             if left == entry.copy.record {
                 return (Change::Keep, false);
             }
             entry.copy.record = left;
             (if entry.copy.record.is_empty() { Change::Remove } else { Change::Write }, true)
         };
-        // What cannot be read is taken for absent, and goes.
-        let (gone, _) = match self.store.update_with_state(&slot, storage::Durability::Sync, keep).await {
-            Err(StorageError::Corrupt(_)) => {
-                self.store.replace_damaged(&slot, |_, _| (Change::Remove, true)).await?
-            }
-            gone => gone?,
-        };
+        let (gone, _) = self.store.update_with_state(&slot, storage::Durability::Sync, keep).await?;
         Ok(gone)
     }
 
@@ -263,12 +353,13 @@ impl Inner {
     }
 
     /// What another node is answered that has just started.
-    pub(super) async fn answer_fences(&self) -> Result<AskFencesReply, Refusal> {
+    pub(super) async fn answer_fences(&self, asked: AskFences) -> Result<AskFencesReply, Refusal> {
         let mut fences = Vec::new();
         for partition in self.descriptor.partitions.partitions() {
             let (state, _) = self.store.partition_state(partition);
-            if state.fence > 0 || state.committed > 0 {
-                fences.push((partition, fences_of(&state)));
+            let heard = lock(&self.fence_watch.heard).get(&(partition, asked.node)).copied().unwrap_or(0);
+            if state.fence > 0 || state.committed > 0 || heard > 0 {
+                fences.push((partition, fences_of(&state), heard));
             }
         }
         // None of them may be taken back by a crash.
@@ -279,21 +370,30 @@ impl Inner {
 
     /// Asks members that were not asked since the start how far they are. What cannot be asked is asked again later.
     pub(super) async fn compare_fences(&self) {
+        let _alone = self.fence_watch.asking.lock().await;
         let others = self.others();
         let asked = lock(&self.fence_watch.asked).clone();
         let down = self.down();
-        for other in others.into_iter().filter(|node| !asked.contains(node) && !down.contains(node)) {
-            let reply: Result<AskFencesReply, CallError> = self.call(other, &AskFences, self.errand()).await;
-            let Ok(AskFencesReply { fences }) = reply else { continue };
-            let mut heeded = Ok(());
-            for (partition, theirs) in fences {
-                if partition.0 < self.descriptor.partitions.get() && heeded.is_ok() {
-                    heeded = self.catch_up(partition, theirs).await;
-                }
+        let left = others.into_iter().filter(|node| !asked.contains(node) && !down.contains(node));
+        let mut asking: FuturesUnordered<_> = left.map(|other| self.compare_with(other)).collect();
+        while asking.next().await.is_some() {}
+    }
+
+    async fn compare_with(&self, other: NodeId) {
+        let reply: Result<AskFencesReply, CallError> =
+            self.call(other, &AskFences { node: self.id }, self.errand()).await;
+        let Ok(AskFencesReply { fences }) = reply else { return };
+        for (partition, theirs, heard) in fences {
+            if partition.0 >= self.descriptor.partitions.get() {
+                continue;
             }
-            if heeded.is_ok() {
-                lock(&self.fence_watch.asked).insert(other);
+            // A vote of ours that our disk does not know of: it may be committed at any moment.
+            let committed = theirs.committed.max(heard);
+            if let Err(error) = self.catch_up(partition, Fences { committed, ..theirs }).await {
+                tracing::debug!(%partition, %other, %error, "outdated copies are not given up yet");
+                return;
             }
         }
+        lock(&self.fence_watch.asked).insert(other);
     }
 }

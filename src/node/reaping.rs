@@ -87,6 +87,7 @@ impl Inner {
     pub(super) async fn reap(&self) -> Infallible {
         let mut after: BTreeMap<PartitionId, (Namespace, Key)> = BTreeMap::new();
         let mut next = self.now();
+        self.compare_fences().await;
         loop {
             // Fences first and soon: a copy that is too old should not be shown for long.
             let pause = self.config.detector.interval.min(self.config.reap_interval);
@@ -117,7 +118,10 @@ impl Inner {
         let list = self.preference_of(partition);
         let down = self.down();
         let first = list.primaries().find(|node| !down.contains(node));
-        list.layouts.len() == 1 && first == Some(self.id) && self.away().is_empty()
+        list.layouts.len() == 1
+            && first == Some(self.id)
+            && self.away().is_empty()
+            && self.is_settled(partition)
     }
 
     /// Leads one round about the next keys of a partition that may go.
@@ -164,7 +168,10 @@ impl Inner {
                     ballot.refused(other, Against::Fence);
                     highest = highest.max(reply.fences);
                 }
-                Ok(reply) => ballot.votes(other, &reply.votes),
+                Ok(reply) => {
+                    self.heard_vote(partition, other, fence);
+                    ballot.votes(other, &reply.votes);
+                }
                 Err(_) => ballot.refused(other, Against::Silent),
             }
         }
@@ -244,6 +251,11 @@ impl Inner {
     pub(super) async fn answer_vote(&self, asked: &Vote) -> Result<VoteReply, Refusal> {
         let disk = |error| storage_refusal(&error);
         self.check_round(asked.partition, &asked.keys)?;
+        if !self.is_settled(asked.partition) {
+            // Perhaps this disk has forgotten a vote.
+            let fences = self.fences(asked.partition).await.map_err(disk)?;
+            return Ok(VoteReply { fences, votes: Vec::new() });
+        }
         let (fences, raised_at) = self
             .store
             .update_partition(asked.partition, |state| {

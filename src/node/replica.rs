@@ -225,6 +225,7 @@ impl Inner {
         let ahead = match ahead {
             Ok(ahead) => ahead,
             Err(own) => {
+                point!("record-fenced");
                 self.metrics.fenced_here.one();
                 self.store.wait_synced(position).await?;
                 self.fences(slot.partition).await?;
@@ -348,7 +349,7 @@ impl PeerService {
             LeafKeys::KIND => Ok(answer(frame, &node.answer_leaf_keys(read(frame)?).await?)),
             Vote::KIND => Ok(answer(frame, &node.answer_vote(&read(frame)?).await?)),
             Commit::KIND => Ok(answer(frame, &node.answer_commit(&read(frame)?).await?)),
-            AskFences::KIND => Ok(answer(frame, &node.answer_fences().await?)),
+            AskFences::KIND => Ok(answer(frame, &node.answer_fences(read(frame)?).await?)),
             ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),
             FetchMany::KIND => Ok(answer(frame, &node.fetch_many_own(&read(frame)?).await)),
             MultiPut::KIND => {

@@ -199,7 +199,8 @@ pub enum Durability {
     Interval(Duration),
 }
 
-/// What a node keeps of a partition besides its entries. Durable like an entry.
+/// What a node keeps of a partition besides its entries. Durable like an entry. All of it is reset by a start that finds that
+/// durable records of the partition may be lost: older ones may have come back in their place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
     /// Records with a lower fence are refused (reaping).

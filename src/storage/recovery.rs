@@ -662,8 +662,10 @@ impl Replay {
                 continue;
             }
             self.report.suspects.push(number);
-            if partition.state.refilled {
-                partition.state.refilled = false;
+            // A fence vouches for what was removed before it. What was removed may be back here: a record that a lost one had
+            // taken the place of.
+            if partition.state != super::PartitionState::default() {
+                partition.state = super::PartitionState::default();
                 let body = StateBody { partition: number, state: partition.state };
                 let (offset, seed) = (bytes.len() as u64, seed(&bytes));
                 let len = append_record(&mut bytes, seed, KIND_STATE, &body)?;

@@ -205,8 +205,8 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
     enter(&mut all, &VoteReply { fences, votes: vec![KeyVote::Yes, KeyVote::Guest] });
     enter(&mut all, &Commit { partition, fence: 300, keys });
     enter(&mut all, &CommitReply { reaped: 1 });
-    enter(&mut all, &AskFences);
-    enter(&mut all, &AskFencesReply { fences: vec![(partition, fences)] });
+    enter(&mut all, &AskFences { node });
+    enter(&mut all, &AskFencesReply { fences: vec![(partition, fences, 7)] });
     enter(&mut all, &TreeHashes { partition, level: 1, indices: vec![0, 1], fences });
     enter(&mut all, &TreeHashesReply { bits: 4, hashes: vec![1, 2], fences });
     enter(&mut all, &Reaping);

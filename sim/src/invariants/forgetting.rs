@@ -12,8 +12,8 @@ use crate::holdings::Holdings;
 /// What may be forgotten, and by whom.
 #[derive(Default)]
 pub(super) struct Forgetting {
-    /// Host, slot, and the version hashes before and after.
-    steps: BTreeSet<(String, Slot, u64, u64)>,
+    /// By host and slot: what a record had seen, and the siblings that were left.
+    steps: BTreeMap<(String, Slot), Vec<(VersionVector, BTreeSet<Dot>)>>,
     /// By key: what contexts may have lost.
     gone: BTreeMap<(Namespace, Key), VersionVector>,
     /// Partitions whose copies a host has given up.
@@ -30,8 +30,9 @@ impl Forgetting {
         before: &Record,
         after: &Record,
     ) -> Vec<String> {
-        let step = (node.to_string(), slot.clone(), before.version_hash(), after.version_hash());
-        self.steps.insert(step);
+        let kept = after.siblings().iter().map(|sibling| sibling.dot).collect();
+        let steps = self.steps.entry((node.to_string(), slot.clone())).or_default();
+        steps.push((before.context().clone(), kept));
         let gone = self.gone.entry((slot.namespace, slot.key.clone())).or_default();
         for (actor, counter) in before.context().entries() {
             if after.context().get(actor) < counter {
@@ -61,13 +62,27 @@ impl Forgetting {
         self.given_up.insert((node.to_string(), partition));
     }
 
-    /// Whether a disk may go from one record to another that has seen less, or to none.
+    /// Whether a disk may go, by one sync, from one record to another that has seen less, or to none: all that it has lost
+    /// was taken away here by a vote, and nothing has come back.
     pub(super) fn allows(&self, host: &str, slot: &Slot, before: &Entry, now: Option<&Entry>) -> bool {
+        if self.given_up.contains(&(host.to_owned(), slot.partition)) {
+            return true;
+        }
+        let Some(steps) = self.steps.get(&(host.to_owned(), slot.clone())) else { return false };
         let none = Record::new();
-        let now = now.map_or(&none, |now| &now.copy.record);
-        let (before, now) = (before.copy.record.version_hash(), now.version_hash());
-        self.steps.contains(&(host.to_owned(), slot.clone(), before, now))
-            || self.given_up.contains(&(host.to_owned(), slot.partition))
+        let (before, now) = (&before.copy.record, now.map_or(&none, |now| &now.copy.record));
+        let stands = |record: &Record, dot: Dot| record.siblings().iter().any(|sibling| sibling.dot == dot);
+        let entries = before.context().entries().all(|(actor, counter)| {
+            now.context().get(actor) >= counter || steps.iter().any(|(seen, _)| seen.get(actor) >= counter)
+        });
+        let lost = before.siblings().iter().map(|sibling| sibling.dot).filter(|dot| !stands(now, *dot));
+        let siblings = lost.into_iter().all(|dot| {
+            now.context().covers(dot)
+                || steps.iter().any(|(seen, kept)| seen.covers(dot) && !kept.contains(&dot))
+        });
+        let back = now.siblings().iter().map(|sibling| sibling.dot);
+        let back = back.filter(|dot| before.context().covers(*dot) && !stands(before, *dot));
+        entries && siblings && back.count() == 0
     }
 
     /// Whether contexts may have lost a dot of a key.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringdove::dynamo::version::VersionVector;
 use ringdove::storage::{Entry, Slot, Table};
 
 use crate::holdings::Holdings;
@@ -13,6 +14,7 @@ pub(super) fn judge(
     slot: &Slot,
     before: &Entry,
     now: Option<&Entry>,
+    gone: Option<&VersionVector>,
 ) -> Vec<String> {
     let kept = |target| now.is_some_and(|now| now.targets.contains(target));
     let data = Slot { table: Table::Data, ..slot.clone() };
@@ -20,7 +22,11 @@ pub(super) fn judge(
     let has = |target: &str| {
         let held =
             disks.get(target).and_then(|disk| disk.get(&data)).map(|entry| entry.copy.record.context());
-        context.entries().all(|(actor, counter)| held.is_some_and(|held| held.get(actor) >= counter))
+        context.entries().all(|(actor, counter)| {
+            // It had it, and let it go by a vote.
+            held.is_some_and(|held| held.get(actor) >= counter)
+                || gone.is_some_and(|gone| gone.get(actor) >= counter)
+        })
     };
     let struck = before.targets.iter().filter(|target| !kept(target)).map(ToString::to_string);
     struck

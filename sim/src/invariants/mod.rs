@@ -244,7 +244,8 @@ impl Finder for Reading<'_> {
         if !excused {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
-        self.wrong.extend(guests::judge(self.disks, self.destroyed, self.host, slot, before, now));
+        let gone = self.forgetting.gone(slot.namespace, &slot.key);
+        self.wrong.extend(guests::judge(self.disks, self.destroyed, self.host, slot, before, now, gone));
     }
 
     fn removed(&mut self, slot: &Slot, entry: &Entry) {

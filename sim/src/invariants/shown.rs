@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use ringdove::dynamo::version::{Record, VersionVector};
-use ringdove::storage::Slot;
+use ringdove::storage::{Entry, Slot, Table};
 use ringdove::types::NodeId;
 
 use crate::holdings::Holdings;
@@ -19,18 +19,22 @@ pub(super) fn judge(
     if record.is_empty() {
         return None;
     }
-    let durable = disks.get(&node.to_string()).and_then(|disk| disk.get(slot));
-    let holds = durable.is_some_and(|entry| {
+    // Since it was read it may have been taken away by a vote.
+    let gone = |actor, counter| gone.is_some_and(|gone| gone.get(actor) >= counter);
+    let seen = |entry: &Entry| {
         let context = entry.copy.record.context();
-        record.context().entries().all(|(actor, counter)| {
-            // Since it was read it may have been taken away by a vote.
-            context.get(actor) >= counter || gone.is_some_and(|gone| gone.get(actor) >= counter)
-        })
-    });
-    let forgotten = || {
-        record.context().entries().all(|(actor, counter)| gone.is_some_and(|gone| gone.get(actor) >= counter))
+        record
+            .context()
+            .entries()
+            .all(|(actor, counter)| context.get(actor) >= counter || gone(actor, counter))
     };
-    let holds = holds || forgotten();
+    let durable = disks.get(&node.to_string()).and_then(|disk| disk.get(slot));
+    // Or handed over, between the look and the moment when the fence that goes with it was durable.
+    let data = Slot { table: Table::Data, ..slot.clone() };
+    let handed_over = || disks.values().filter_map(|disk| disk.get(&data)).any(seen);
+    let holds = durable.is_some_and(seen)
+        || record.context().entries().all(|(actor, counter)| gone(actor, counter))
+        || (slot.table == Table::Guest && handed_over());
     (!holds).then(|| {
         let there = durable.map(|entry| entry.copy.record.context());
         format!(

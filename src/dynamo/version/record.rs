@@ -410,13 +410,17 @@ impl Record {
         Record { context, siblings }
     }
 
-    /// What is left of a copy that may be older than what the others have agreed to forget: the siblings whose dots are
-    /// `ours`, without the claim to have seen any of the others.
-    pub fn only(&self, ours: impl Fn(Dot) -> bool) -> Record {
+    /// What is left of a copy that may be older than what the others have agreed to forget: the siblings whose dots are to be
+    /// kept. `dead`: all the others are known to be overwritten or forgotten. If not, the claim to have seen any of them goes
+    /// too, and with it that of having seen what their actors wrote later; a vector cannot say less.
+    pub fn only(&self, keep: impl Fn(Dot) -> bool, dead: bool) -> Record {
         let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) =
-            self.siblings.iter().cloned().partition(|sibling| ours(sibling.dot));
+            self.siblings.iter().cloned().partition(|sibling| keep(sibling.dot));
         if siblings.is_empty() {
             return Record::new();
+        }
+        if dead {
+            return Record { context: self.context.clone(), siblings };
         }
         let below = |(actor, counter): (ActorId, u64)| {
             let lost = lost.iter().filter(|lost| lost.dot.actor == actor).map(|lost| lost.dot.counter - 1);

@@ -271,14 +271,18 @@ pub struct CommitReply {
 
 /// A node that has just started asks another how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AskFences;
+pub struct AskFences {
+    /// Who asks.
+    pub node: NodeId,
+}
 
 /// How far it is, in every partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskFencesReply {
-    /// Partitions whose fences are not both zero, in order.
+    /// Partitions of which there is something to say, in order: its fences, and the highest fence that the asker has voted
+    /// under in a round that this node led since its start (0: none).
     #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
-    pub fences: Vec<(PartitionId, Fences)>,
+    pub fences: Vec<(PartitionId, Fences, u64)>,
 }
 
 /// A node hands another the layouts that it goes by. Taken under any layout.

@@ -1,0 +1,528 @@
+//! One key, three primaries, a fallback, and everything that can be late.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ringdove::dynamo::reaping::{Admission, Ballot, Fences, KeyVote, reapable, vote};
+use ringdove::dynamo::version::{ActorMint, Caps, Content, Dot, LocalCopy, Overwrite, Record, Write};
+use ringdove::types::{Incarnation, NodeId, Wall, WriteId};
+
+pub(crate) const PRIMARIES: usize = 3;
+pub(crate) const NODES: usize = 4;
+/// Messages that may be under way.
+const UNDER_WAY: usize = 24;
+/// Rounds of exchanges in the end.
+const ROUNDS: usize = 8;
+
+/// Which rules hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) fences: bool,
+    pub(crate) all_members: bool,
+    pub(crate) fresh_vote: bool,
+    pub(crate) read_again: bool,
+    pub(crate) catch_up: bool,
+    pub(crate) settle_first: bool,
+    pub(crate) compare: bool,
+}
+
+impl Rules {
+    pub(crate) fn production() -> Rules {
+        Rules {
+            fences: true,
+            all_members: true,
+            fresh_vote: true,
+            read_again: true,
+            catch_up: true,
+            settle_first: true,
+            compare: true,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event {
+    /// A write on the node's copy; its record leaves for the primaries.
+    Put { node: usize, blind: bool, delete: bool },
+    /// The node's record leaves for another.
+    Send { from: usize, to: usize },
+    /// Something under way arrives; `again`: and stays under way.
+    Deliver { at: usize, again: bool },
+    /// What a read found at two nodes leaves for a third.
+    Repair { nodes: [usize; 2], to: usize },
+    /// A primary begins a round.
+    Begin { leader: usize },
+    /// The round's question reaches a member, its answer the leader.
+    Vote { leader: usize, member: usize },
+    /// Two primaries compare fences and records.
+    Exchange { nodes: [usize; 2] },
+    /// A node asks another how far it is.
+    Ask { node: usize, other: usize },
+    /// A node starts again.
+    Restart { node: usize },
+    /// A node's disk is copied.
+    Backup { node: usize },
+    /// The copy takes the place of the disk.
+    SetBack { node: usize },
+}
+
+#[derive(Clone, Default)]
+struct Disk {
+    copy: LocalCopy,
+    /// Guests: for whom.
+    targets: BTreeSet<usize>,
+    fences: Fences,
+}
+
+struct Round {
+    fence: u64,
+    version_hash: u64,
+    drop: Vec<Dot>,
+    asked: BTreeSet<usize>,
+    ballot: Ballot,
+}
+
+struct Node {
+    disk: Disk,
+    backup: Option<Disk>,
+    set_back: bool,
+    mint: ActorMint,
+    asked: BTreeSet<usize>,
+    /// Under which fence members voted last in rounds of this start.
+    heard: BTreeMap<usize, u64>,
+    round: Option<Round>,
+}
+
+#[derive(Clone)]
+enum Message {
+    Store { from: usize, to: usize, record: Record, fences: Fences },
+    Commit { to: usize, fence: u64, version_hash: u64, drop: Vec<Dot> },
+}
+
+pub(crate) struct World {
+    rules: Rules,
+    nodes: Vec<Node>,
+    under_way: Vec<Message>,
+    /// By dot: the write's past, and whether it is a deletion.
+    writes: BTreeMap<Dot, (BTreeSet<Dot>, bool)>,
+    /// What rounds have taken away for good: all that their records had seen, but for the siblings that stayed.
+    dead: BTreeSet<Dot>,
+    /// What two primaries held at one time.
+    safe: BTreeSet<Dot>,
+    starts: u64,
+    salt: u64,
+    budget: u32,
+    pub(crate) reaped: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, rules: Rules) -> World {
+        let mut world = World {
+            rules,
+            nodes: Vec::new(),
+            under_way: Vec::new(),
+            writes: BTreeMap::new(),
+            dead: BTreeSet::new(),
+            safe: BTreeSet::new(),
+            starts: 0,
+            salt: seed << 16,
+            budget: 1,
+            reaped: 0,
+        };
+        for id in 0..NODES {
+            let mint = world.mint();
+            // The first start of a cluster: there was no other disk.
+            let asked = (0..NODES).filter(|other| *other != id).collect();
+            world.nodes.push(Node {
+                disk: Disk::default(),
+                backup: None,
+                set_back: false,
+                mint,
+                asked,
+                heard: BTreeMap::new(),
+                round: None,
+            });
+        }
+        world
+    }
+
+    fn mint(&mut self) -> ActorMint {
+        self.starts += 1;
+        ActorMint::new(Incarnation(self.salt | self.starts))
+    }
+
+    fn record(&self, node: usize) -> &Record {
+        &self.nodes[node].disk.copy.record
+    }
+
+    fn is_settled(&self, node: usize) -> bool {
+        !self.rules.settle_first
+            || (0..PRIMARIES).all(|other| other == node || self.nodes[node].asked.contains(&other))
+    }
+
+    /// Applies an event; whether it did anything.
+    pub(crate) fn apply(&mut self, event: Event) -> bool {
+        match event {
+            Event::Put { node, blind, delete } => self.put(node, blind, delete),
+            Event::Send { from, to } => self.send(from, to),
+            Event::Deliver { at, again } => {
+                if self.under_way.is_empty() {
+                    return false;
+                }
+                let at = at % self.under_way.len();
+                let message = self.under_way[at].clone();
+                if !again {
+                    self.under_way.remove(at);
+                }
+                self.deliver(message);
+            }
+            Event::Repair { nodes: [a, b], to } => {
+                let mut record = self.record(a).clone();
+                record.merge(self.record(b));
+                let (one, other) = (self.nodes[a].disk.fences, self.nodes[b].disk.fences);
+                // A reply that is older than what the other knows to be forgotten does not count.
+                if record.is_empty()
+                    || self.rules.catch_up
+                        && one.raised.min(other.raised) < one.committed.max(other.committed)
+                {
+                    return false;
+                }
+                let fences = Fences {
+                    raised: one.raised.min(other.raised),
+                    committed: one.committed.max(other.committed),
+                };
+                self.push(Message::Store { from: a, to, record, fences });
+            }
+            Event::Begin { leader } => return self.begin(leader),
+            Event::Vote { leader, member } => return self.vote(leader, member),
+            Event::Exchange { nodes: [a, b] } => {
+                self.exchange(a, b);
+            }
+            Event::Ask { node, other } => return self.ask(node, other),
+            Event::Restart { node } => self.restart(node),
+            Event::Backup { node } => self.nodes[node].backup = Some(self.nodes[node].disk.clone()),
+            Event::SetBack { node } => {
+                let Some(backup) = self.nodes[node].backup.clone().filter(|_| self.budget > 0) else {
+                    return false;
+                };
+                self.budget -= 1;
+                self.nodes[node].disk = backup;
+                self.nodes[node].set_back = true;
+                self.restart(node);
+            }
+        }
+        self.learn();
+        true
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.nodes[node].mint = self.mint();
+        self.nodes[node].asked.clear();
+        self.nodes[node].heard.clear();
+        self.nodes[node].round = None;
+    }
+
+    fn put(&mut self, node: usize, blind: bool, delete: bool) {
+        let past: BTreeSet<Dot> = if blind {
+            BTreeSet::new()
+        } else {
+            let seen = self.record(node).siblings().iter().map(|sibling| sibling.dot);
+            seen.flat_map(|dot| self.writes[&dot].0.iter().copied().chain([dot]).collect::<Vec<_>>())
+                .collect()
+        };
+        let content = if delete { Content::Tombstone } else { Content::Value(Bytes::new()) };
+        let write_id = WriteId(self.writes.len() as u128);
+        let write = Write { write_id, content, meta: None, expires_at: None };
+        let over = if blind { Overwrite::Nothing } else { Overwrite::Current };
+        let this = &mut self.nodes[node];
+        let Ok(done) = this.disk.copy.put(&mut this.mint, over, write, Wall(1), &Caps::default()) else {
+            return;
+        };
+        if node >= PRIMARIES {
+            this.disk.targets = (0..PRIMARIES).collect();
+        }
+        self.writes.insert(done.dot, (past, delete));
+        for to in (0..PRIMARIES).filter(|to| *to != node) {
+            self.send(node, to);
+        }
+    }
+
+    fn push(&mut self, message: Message) {
+        if self.under_way.len() == UNDER_WAY {
+            self.under_way.remove(0);
+        }
+        self.under_way.push(message);
+    }
+
+    fn send(&mut self, from: usize, to: usize) {
+        let disk = &self.nodes[from].disk;
+        if disk.copy.record.is_empty() {
+            return;
+        }
+        let message = Message::Store { from, to, record: disk.copy.record.clone(), fences: disk.fences };
+        self.push(message);
+    }
+
+    /// Raises a fence to another's; whether it is as high now.
+    fn raise(&mut self, node: usize, to: Fences) -> bool {
+        if !self.catch_up(node, to) {
+            return false;
+        }
+        if self.nodes[node].disk.fences.raised < to.raised && !self.is_settled(node) {
+            return false;
+        }
+        let fences = &mut self.nodes[node].disk.fences;
+        fences.raised = fences.raised.max(to.raised);
+        true
+    }
+
+    /// Gives up what nobody else holds, if a round was committed that the disk knows nothing of; whether none is left.
+    fn catch_up(&mut self, node: usize, theirs: Fences) -> bool {
+        let own = self.nodes[node].disk.fences;
+        if own.raised >= theirs.committed || !self.rules.catch_up {
+            return true;
+        }
+        let record = self.record(node).clone();
+        let mint = &self.nodes[node].mint;
+        let ours = |dot: Dot| mint.is_ours(dot.actor.incarnation);
+        let mut left = record.clone();
+        if !record.siblings().iter().all(|sibling| ours(sibling.dot)) {
+            let others: Vec<usize> = (0..PRIMARIES).filter(|other| *other != node).collect();
+            let good =
+                others.iter().filter(|other| self.nodes[**other].disk.fences.raised >= theirs.committed);
+            let good: Vec<usize> = good.copied().collect();
+            if good.is_empty() {
+                return false;
+            }
+            if !good.iter().any(|other| *self.record(*other) == record) {
+                let alive: BTreeSet<Dot> = good
+                    .iter()
+                    .flat_map(|other| self.record(*other).siblings().iter().map(|sibling| sibling.dot))
+                    .collect();
+                left = record.only(|dot| ours(dot) || alive.contains(&dot), good.len() == others.len());
+            }
+        }
+        let disk = &mut self.nodes[node].disk;
+        disk.copy.record = left;
+        self.cleared(node);
+        let fences = &mut self.nodes[node].disk.fences;
+        fences.raised = fences.raised.max(theirs.raised).max(theirs.committed);
+        fences.committed = fences.committed.max(theirs.committed);
+        true
+    }
+
+    /// A copy without anything is none: its header goes with it.
+    fn cleared(&mut self, node: usize) {
+        let disk = &mut self.nodes[node].disk;
+        if disk.copy.record.is_empty() {
+            disk.copy = LocalCopy::default();
+            disk.targets.clear();
+        }
+    }
+
+    fn deliver(&mut self, message: Message) {
+        match message {
+            Message::Store { from, to, record, fences } => self.take(from, to, &record, fences),
+            Message::Commit { to, fence, version_hash, drop } => self.commit(to, fence, version_hash, &drop),
+        }
+    }
+
+    fn take(&mut self, from: usize, to: usize, record: &Record, fences: Fences) {
+        let own = self.nodes[to].disk.fences;
+        if self.record(to).is_empty() && own.raised < fences.raised {
+            self.nodes[to].disk.fences.raised = fences.raised;
+        }
+        let mut admission = self.nodes[to].disk.fences.admit(fences);
+        if admission == Admission::CatchUp {
+            if !self.catch_up(to, fences) {
+                return;
+            }
+            admission = self.nodes[to].disk.fences.admit(fences);
+        }
+        if admission == Admission::Refuse && self.rules.fences {
+            let theirs = self.nodes[to].disk.fences;
+            if self.raise(from, theirs) {
+                if self.rules.read_again {
+                    self.send(from, to);
+                } else {
+                    let fences = self.nodes[from].disk.fences;
+                    self.push(Message::Store { from, to, record: record.clone(), fences });
+                }
+            }
+            return;
+        }
+        let this = &mut self.nodes[to];
+        this.disk.copy.merge(&this.mint, record);
+        if to >= PRIMARIES {
+            this.disk.targets = (0..PRIMARIES).collect();
+        }
+        // The answer comes at once: a guest that is still the same is struck off.
+        let sender = &mut self.nodes[from].disk;
+        if from >= PRIMARIES && to < PRIMARIES && sender.copy.record == *record {
+            sender.targets.remove(&to);
+            if sender.targets.is_empty() {
+                sender.copy = LocalCopy::default();
+            }
+        }
+    }
+
+    fn members(&self) -> usize {
+        if self.rules.all_members { NODES } else { PRIMARIES }
+    }
+
+    fn begin(&mut self, leader: usize) -> bool {
+        let Some(drop) = reapable(self.record(leader), Wall::MAX, Duration::ZERO) else { return false };
+        if !self.is_settled(leader) {
+            return false;
+        }
+        let fence = self.nodes[leader].disk.fences.raised + 1;
+        let version_hash = self.record(leader).version_hash();
+        let members = (0..self.members() as u64).map(NodeId);
+        let ballot = Ballot::new(1, members);
+        self.nodes[leader].round = Some(Round { fence, version_hash, drop, asked: BTreeSet::new(), ballot });
+        self.vote(leader, leader)
+    }
+
+    fn vote(&mut self, leader: usize, member: usize) -> bool {
+        let Some(round) = &self.nodes[leader].round else { return false };
+        let (fence, version_hash, drop) = (round.fence, round.version_hash, round.drop.clone());
+        if round.asked.contains(&member) || member >= self.members() || !self.is_settled(member) {
+            return false;
+        }
+        let id = NodeId(member as u64);
+        let fences = &mut self.nodes[member].disk.fences;
+        let fresh = fences.raised < fence || !self.rules.fresh_vote;
+        fences.raised = fences.raised.max(fence);
+        let held = self.record(member);
+        let judged = match member < PRIMARIES {
+            true => vote(held, version_hash, &drop, Wall::MAX, Duration::ZERO),
+            false if held.is_empty() => KeyVote::Yes,
+            false => KeyVote::Guest,
+        };
+        let node = &mut self.nodes[leader];
+        if fresh {
+            node.heard.insert(member, fence);
+        }
+        let Some(round) = &mut node.round else { return false };
+        round.asked.insert(member);
+        round.ballot.votes(id, if fresh { std::slice::from_ref(&judged) } else { &[] });
+        if !round.ballot.agreed().is_empty() {
+            node.round = None;
+            // The leader's own disk first.
+            self.commit(leader, fence, version_hash, &drop);
+            for to in (0..NODES).filter(|to| *to != leader) {
+                self.push(Message::Commit { to, fence, version_hash, drop: drop.clone() });
+            }
+        }
+        true
+    }
+
+    fn commit(&mut self, to: usize, fence: u64, version_hash: u64, drop: &[Dot]) {
+        if !self.catch_up(to, Fences { raised: fence, committed: fence }) {
+            return;
+        }
+        let before = self.record(to).clone();
+        let same = before.version_hash() == version_hash || !self.rules.compare;
+        if to < PRIMARIES && !before.is_empty() && same {
+            let after = before.reaped(drop);
+            if before.version_hash() == version_hash {
+                let stays = |dot: Dot| after.siblings().iter().any(|sibling| sibling.dot == dot);
+                let seen = self.writes.keys().filter(|dot| before.context().covers(**dot) && !stays(**dot));
+                let seen: Vec<Dot> = seen.copied().collect();
+                self.dead.extend(seen);
+            }
+            self.nodes[to].disk.copy.record = after;
+            self.cleared(to);
+            self.reaped += 1;
+        }
+        let fences = &mut self.nodes[to].disk.fences;
+        fences.committed = fences.committed.max(fence);
+        fences.raised = fences.raised.max(fence);
+    }
+
+    fn ask(&mut self, node: usize, other: usize) -> bool {
+        let theirs = self.nodes[other].disk.fences;
+        let heard = self.nodes[other].heard.get(&node).copied().unwrap_or(0);
+        if !self.catch_up(node, Fences { committed: theirs.committed.max(heard), ..theirs }) {
+            return false;
+        }
+        self.nodes[node].asked.insert(other)
+    }
+
+    fn exchange(&mut self, a: usize, b: usize) {
+        for (from, to) in [(a, b), (b, a)] {
+            let theirs = self.nodes[to].disk.fences;
+            if self.raise(from, theirs) && !self.record(from).is_empty() {
+                let (record, fences) = (self.record(from).clone(), self.nodes[from].disk.fences);
+                self.take(from, to, &record, fences);
+            }
+        }
+    }
+
+    /// Takes note of what two primaries hold.
+    fn learn(&mut self) {
+        for dot in self.writes.keys() {
+            let holds = |node: &&Node| node.disk.copy.record.context().covers(*dot) && !node.set_back;
+            if self.nodes[..PRIMARIES].iter().filter(holds).count() > 1 {
+                self.safe.insert(*dot);
+            }
+        }
+    }
+
+    /// # Errors
+    /// With what is wrong now.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        for (id, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.set_back) {
+            self.has_no_dead(id, node)?;
+        }
+        Ok(())
+    }
+
+    fn has_no_dead(&self, id: usize, node: &Node) -> Result<(), String> {
+        for sibling in node.disk.copy.record.siblings() {
+            if self.dead.contains(&sibling.dot) && sibling.content != Content::Tombstone {
+                return Err(format!("node {id} holds {:?}, which was taken away for good", sibling.dot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything heals.
+    ///
+    /// # Errors
+    /// With what is wrong then.
+    pub(crate) fn end(&mut self) -> Result<(), String> {
+        self.under_way.clear();
+        for _ in 0..ROUNDS {
+            for (a, b) in (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b))).filter(|(a, b)| a != b) {
+                self.ask(a, b);
+                if a < PRIMARIES && b < PRIMARIES {
+                    self.exchange(a, b);
+                } else if a >= PRIMARIES {
+                    self.send(a, b);
+                    while let Some(message) = self.under_way.pop() {
+                        self.deliver(message);
+                    }
+                }
+            }
+        }
+        for (id, node) in self.nodes.iter().enumerate() {
+            self.has_no_dead(id, node)?;
+        }
+        if !(1..PRIMARIES).all(|other| self.record(other) == self.record(0))
+            || !self.record(PRIMARIES).is_empty()
+        {
+            let records: Vec<&Record> = (0..NODES).map(|node| self.record(node)).collect();
+            return Err(format!("the nodes hold different things in the end: {records:?}"));
+        }
+        let there: BTreeSet<Dot> = self.record(0).siblings().iter().map(|sibling| sibling.dot).collect();
+        for (dot, (_, deleted)) in self.writes.iter().filter(|(dot, _)| self.safe.contains(*dot)) {
+            let overwritten = self.writes.values().any(|(past, _)| past.contains(dot));
+            if !deleted && !overwritten && !there.contains(dot) {
+                return Err(format!("{dot:?} was on two primaries and is lost"));
+            }
+        }
+        Ok(())
+    }
+}
