@@ -33,6 +33,7 @@ mod kv;
 mod look;
 mod range;
 mod records;
+mod repair;
 mod restart;
 mod scan;
 mod serve;
@@ -97,6 +98,8 @@ enum Command {
     Hints(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
+    /// Compare partitions on all their primaries now, and make equal what differs.
+    Repair(repair::Args),
     /// Load the cluster and measure.
     Bench(bench::Args),
     /// Look at the data directory of a node that is not running; changes nothing.
@@ -128,6 +131,7 @@ pub fn main() -> ExitCode {
             Command::Status(args) => look::status(args).await,
             Command::Hints(args) => hints::run(args).await,
             Command::Layout(args) => look::layout(args).await,
+            Command::Repair(args) => repair::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,
         }

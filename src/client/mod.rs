@@ -77,9 +77,11 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
-use crate::net::message::{Hints, HintsReply, Ping, Pong, Put, PutOutcome, Status, StatusReply};
+use crate::net::message::{
+    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status, StatusReply,
+};
 use crate::sync::Watched;
-use crate::types::{Key, Mono, Namespace, NodeId, TraceId, WriteId};
+use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
 
 mod attempts;
 mod batch;
@@ -231,6 +233,22 @@ impl Client {
     pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
+    }
+
+    /// Has the node at this address, one of the partition's primaries, compare it with all others now. What the reply
+    /// calls late can be asked for again: it goes on where it was.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; `Unknown` when it may be comparing still.
+    pub async fn repair(
+        &self,
+        addr: &str,
+        partition: PartitionId,
+        timeout: Option<Duration>,
+    ) -> Result<RepairReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        let repair = Repair { partition };
+        self.inner.run(Kind::Write, Target::Node(&Addr::from(addr)), &repair, asked).await
     }
 }
 

@@ -63,6 +63,7 @@ pub mod layouts;
 mod listing;
 pub mod metrics;
 mod pace;
+mod repair;
 mod replica;
 mod reply;
 mod scan;
@@ -208,6 +209,7 @@ pub(crate) struct Inner {
     started: Mono,
     layouts: Mutex<Layouts>,
     adopting: AsyncMutex<()>,
+    repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
     stop: Arc<Watched<bool>>,
@@ -299,6 +301,7 @@ impl Node {
             started,
             layouts: Mutex::new(Layouts::new(history)),
             adopting: AsyncMutex::new(()),
+            repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
             stop: Arc::new(Watched::new(false)),

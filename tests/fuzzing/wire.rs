@@ -189,6 +189,10 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
         in_flight: 2,
     };
     enter(&mut all, &status);
+    enter(&mut all, &Repair { partition: PartitionId(3) });
+    let failed = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(node) };
+    let compared = vec![failed, Compared { keys: 3, bytes: 300, ended: Ended::Done, other: node }];
+    enter(&mut all, &RepairReply { compared, trouble: Some("damaged".to_owned()) });
     let namespace = Namespace(0);
     enter(&mut all, &Fetch { namespace, key: key(), unless: Some(9) });
     enter(&mut all, &FetchReply { record: Some(record()), refilling: true });

@@ -10,6 +10,7 @@
 //! | `options` | what a request may ask for besides its key: quorum, context, condition, expiry, … |
 //! | `client` | the operations: get, put and delete, batches, scan, layout, ping, status |
 //! | `peer` | what nodes ask of each other |
+//! | `look` | what is asked by who looks into a cluster |
 //! | `bounded` | lists that are refused at the first item too many |
 //! | `v1` | the forms of version 1, where they differ |
 //!
@@ -32,6 +33,7 @@ mod client;
 mod handshake;
 #[cfg(test)]
 mod hashes;
+mod look;
 mod options;
 mod peer;
 #[cfg(test)]
@@ -47,6 +49,7 @@ pub use client::{
     Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
+pub use look::{Compared, Ended, Repair, RepairReply};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
     Fetch, FetchMany, FetchManyReply, FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply,
@@ -183,6 +186,8 @@ messages! {
     2 0x8108 StatusReply;
     2 0x0109 Hints;
     2 0x8109 HintsReply;
+    2 0x010a Repair;
+    2 0x810a RepairReply;
     1 0x0201 Fetch was v1::Fetch;
     1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;

@@ -179,6 +179,12 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     };
     checked.check("scan reply, version 2", &page, answer(2));
     checked.check("status, version 2", &Status, head(2));
+    let partition = crate::types::PartitionId(9);
+    checked.check("repair, version 2", &Repair { partition }, head(2));
+    let done = Compared { other: NodeId(2), keys: 1, bytes: 300, ended: Ended::Done };
+    let down = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(NodeId(3)) };
+    let reply = RepairReply { compared: vec![done, down], trouble: None };
+    checked.check("repair reply, version 2", &reply, answer(2));
     let fetch = Fetch { namespace: Default::default(), key, unless: Some(0x0123_4567_89ab_cdef) };
     checked.check("fetch, version 1", &Fetch { unless: None, ..fetch.clone() }, head(1));
     checked.check("fetch, version 2", &fetch, head(2));
