@@ -7,7 +7,7 @@ use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
     Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Refusal, RefusalCode, Repair,
-    Scan, Status, Welcome, is_spoken,
+    Scan, Status, Trees, Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
 use crate::node::Node;
@@ -50,6 +50,7 @@ impl ClientService {
             Ping::KIND => answer(frame, &Pong),
             Status::KIND => answer(frame, &node.status()),
             Hints::KIND => answer(frame, &node.hints()),
+            Trees::KIND => answer(frame, &node.trees(read(frame)?).await?),
             Repair::KIND => answer(frame, &node.repair(read(frame)?, request()?).await?),
             kind => unknown_operation(frame, kind),
         })

@@ -38,6 +38,7 @@ mod restart;
 mod scan;
 mod serve;
 mod storage;
+mod tree;
 mod units;
 
 /// Done.
@@ -98,6 +99,8 @@ enum Command {
     Hints(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
+    /// Show whether the primaries of each partition hold the same.
+    Tree(tree::Args),
     /// Compare partitions on all their primaries now, and make equal what differs.
     Repair(repair::Args),
     /// Load the cluster and measure.
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
             Command::Status(args) => look::status(args).await,
             Command::Hints(args) => hints::run(args).await,
             Command::Layout(args) => look::layout(args).await,
+            Command::Tree(args) => tree::run(args).await,
             Command::Repair(args) => repair::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,

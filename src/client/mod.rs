@@ -78,7 +78,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
 use crate::net::message::{
-    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status, StatusReply,
+    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status, StatusReply, Trees,
+    TreesReply,
 };
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
@@ -233,6 +234,20 @@ impl Client {
     pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
+    }
+
+    /// The Merkle trees of the partitions, or of this one, of which the node at this address is a primary.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; `Refused` when it is no primary of the partition.
+    pub async fn trees(
+        &self,
+        addr: &str,
+        partition: Option<PartitionId>,
+        timeout: Option<Duration>,
+    ) -> Result<TreesReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Trees { partition }, asked).await
     }
 
     /// Has the node at this address, one of the partition's primaries, compare it with all others now. What the reply

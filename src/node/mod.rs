@@ -61,6 +61,7 @@ mod gossip;
 mod handoff;
 pub mod layouts;
 mod listing;
+mod look;
 pub mod metrics;
 mod pace;
 mod repair;

@@ -189,6 +189,17 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
         in_flight: 2,
     };
     enter(&mut all, &status);
+    enter(&mut all, &Trees { partition: Some(PartitionId(3)) });
+    let tree = TreeView {
+        partition: PartitionId(3),
+        root: 77,
+        bits: 4,
+        keys: 300,
+        refilled: true,
+        fence: 2,
+        committed: 1,
+    };
+    enter(&mut all, &TreesReply { trees: vec![tree, tree] });
     enter(&mut all, &Repair { partition: PartitionId(3) });
     let failed = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(node) };
     let compared = vec![failed, Compared { keys: 3, bytes: 300, ended: Ended::Done, other: node }];

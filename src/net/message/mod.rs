@@ -49,7 +49,7 @@ pub use client::{
     Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
-pub use look::{Compared, Ended, Repair, RepairReply};
+pub use look::{Compared, Ended, Repair, RepairReply, TreeView, Trees, TreesReply};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
     Fetch, FetchMany, FetchManyReply, FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply,
@@ -188,6 +188,8 @@ messages! {
     2 0x8109 HintsReply;
     2 0x010a Repair;
     2 0x810a RepairReply;
+    2 0x010b Trees;
+    2 0x810b TreesReply;
     1 0x0201 Fetch was v1::Fetch;
     1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;
@@ -222,5 +224,6 @@ pub fn is_spoken(kind: u16, version: u8) -> bool {
 pub fn is_read(kind: u16) -> bool {
     [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND, Hints::KIND]
         .contains(&kind)
+        || [Trees::KIND].contains(&kind)
         || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND, TreeHashes::KIND, LeafKeys::KIND].contains(&kind)
 }

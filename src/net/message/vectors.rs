@@ -181,6 +181,10 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     checked.check("status, version 2", &Status, head(2));
     let partition = crate::types::PartitionId(9);
     checked.check("repair, version 2", &Repair { partition }, head(2));
+    checked.check("trees, version 2", &Trees { partition: Some(partition) }, head(2));
+    let (refilled, root) = (true, 0x0123_4567_89ab_cdef);
+    let tree = TreeView { partition, root, bits: 4, keys: 300, refilled, fence: 2, committed: 1 };
+    checked.check("trees reply, version 2", &TreesReply { trees: vec![tree] }, answer(2));
     let done = Compared { other: NodeId(2), keys: 1, bytes: 300, ended: Ended::Done };
     let down = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(NodeId(3)) };
     let reply = RepairReply { compared: vec![done, down], trouble: None };
