@@ -25,6 +25,7 @@ mod bench;
 mod cluster;
 mod config;
 mod connect;
+mod explain;
 mod export;
 mod hints;
 mod import;
@@ -99,6 +100,8 @@ enum Command {
     Hints(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
+    /// Show all there is of a key on every node, and say why.
+    Explain(explain::Args),
     /// Show whether the primaries of each partition hold the same.
     Tree(tree::Args),
     /// Compare partitions on all their primaries now, and make equal what differs.
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
             Command::Status(args) => look::status(args).await,
             Command::Hints(args) => hints::run(args).await,
             Command::Layout(args) => look::layout(args).await,
+            Command::Explain(args) => explain::run(args).await,
             Command::Tree(args) => tree::run(args).await,
             Command::Repair(args) => repair::run(args).await,
             Command::Bench(args) => bench::run(args).await,

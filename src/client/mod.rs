@@ -78,8 +78,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
 use crate::net::message::{
-    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status, StatusReply, Trees,
-    TreesReply,
+    Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status,
+    StatusReply, Trees, TreesReply,
 };
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
@@ -234,6 +234,21 @@ impl Client {
     pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
+    }
+
+    /// All there is of a key on every member, and why.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn explain(
+        &self,
+        namespace: Namespace,
+        key: &Key,
+        timeout: Option<Duration>,
+    ) -> Result<ExplainReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        let explain = Explain { namespace, key: key.clone() };
+        self.inner.run(Kind::Read, Target::Key(namespace, key), &explain, asked).await
     }
 
     /// The Merkle trees of the partitions, or of this one, of which the node at this address is a primary.

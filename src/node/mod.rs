@@ -56,6 +56,7 @@ mod anti_entropy;
 mod batch;
 pub mod coordinator;
 mod drivers;
+mod explain;
 mod founding;
 mod gossip;
 mod handoff;

@@ -49,7 +49,10 @@ pub use client::{
     Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
-pub use look::{Compared, Ended, Repair, RepairReply, TreeView, Trees, TreesReply};
+pub use look::{
+    Compared, CopyView, Ended, Explain, ExplainReply, HeldCopy, Inspect, InspectReply, MemberView, Repair,
+    RepairReply, SiblingView, TOLD_MAX, TreeView, Trees, TreesReply, WORDS_MAX,
+};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
     Fetch, FetchMany, FetchManyReply, FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply,
@@ -190,6 +193,8 @@ messages! {
     2 0x810a RepairReply;
     2 0x010b Trees;
     2 0x810b TreesReply;
+    2 0x010c Explain;
+    2 0x810c ExplainReply;
     1 0x0201 Fetch was v1::Fetch;
     1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;
@@ -208,6 +213,8 @@ messages! {
     2 0x8207 LeafKeysReply;
     2 0x0210 Join;
     2 0x8210 JoinReply;
+    2 0x0211 Inspect;
+    2 0x8211 InspectReply;
 }
 
 /// The name of a kind, for log lines.
@@ -224,6 +231,6 @@ pub fn is_spoken(kind: u16, version: u8) -> bool {
 pub fn is_read(kind: u16) -> bool {
     [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND, Hints::KIND]
         .contains(&kind)
-        || [Trees::KIND].contains(&kind)
+        || [Trees::KIND, Explain::KIND, Inspect::KIND].contains(&kind)
         || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND, TreeHashes::KIND, LeafKeys::KIND].contains(&kind)
 }
