@@ -5,6 +5,8 @@
 //!                          some key differed ──▶ once more: what one of them had, the others may have got only now
 //!                          none did          ──▶ all of them hold the same
 //! ```
+//! A primary that has not refilled compares too, whoever else did: it counts as refilled only when it has compared itself.
+//!
 //! The nodes work at the same time, each at one partition after the other. A comparison that takes longer than `--timeout`
 //! is asked for again and goes on where it was, as long as it gets anywhere.
 
@@ -13,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::{self, select_all};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -77,6 +80,7 @@ async fn try_run(args: Args) -> Result<u8, u8> {
         None => q.partitions().collect(),
     };
     let addrs = client.members();
+    let unrefilled = unrefilled(&client, &addrs, args.connect.timeout).await;
     let mut groups: BTreeMap<NodeId, Vec<(PartitionId, Primaries)>> = BTreeMap::new();
     for partition in &partitions {
         let list = PreferenceList::new(&history, *partition);
@@ -91,11 +95,11 @@ async fn try_run(args: Args) -> Result<u8, u8> {
         bar.set_style(style);
     }
     let started = clock();
-    let (client, patience) = (&client, args.connect.timeout);
+    let (client, unrefilled, patience) = (&client, &unrefilled, args.connect.timeout);
     let silent: &RefCell<BTreeSet<NodeId>> = &RefCell::default();
     let works = groups.into_values().map(|group| {
         let work = stream::iter(group).then(move |(partition, primaries)| async move {
-            (partition, repair(client, partition, primaries, silent, patience).await)
+            (partition, repair(client, partition, primaries, unrefilled, silent, patience).await)
         });
         Box::pin(work)
     });
@@ -113,6 +117,25 @@ async fn try_run(args: Args) -> Result<u8, u8> {
     Ok(if all.values().all(|repaired| repaired.failures.is_empty()) { DONE } else { NOT_NOW })
 }
 
+/// Which primaries say that their copy may lack something.
+async fn unrefilled(
+    client: &Client,
+    addrs: &BTreeMap<NodeId, String>,
+    patience: Duration,
+) -> BTreeSet<(PartitionId, NodeId)> {
+    let ask = |(node, addr): (&NodeId, &String)| {
+        let (node, addr) = (*node, addr.clone());
+        async move { (node, client.trees(&addr, None, Some(patience)).await) }
+    };
+    let mut unrefilled = BTreeSet::new();
+    for (node, reply) in join_all(addrs.iter().map(ask)).await {
+        // Who does not answer here does not when it is asked to compare.
+        let trees = reply.map(|reply| reply.trees).unwrap_or_default();
+        unrefilled.extend(trees.iter().filter(|tree| !tree.refilled).map(|tree| (tree.partition, node)));
+    }
+    unrefilled
+}
+
 /// The partition of this number.
 pub(super) fn partition(number: u32, q: u32) -> Result<PartitionId, u8> {
     if number < q {
@@ -126,13 +149,19 @@ async fn repair(
     client: &Client,
     partition: PartitionId,
     mut primaries: Primaries,
+    unrefilled: &BTreeSet<(PartitionId, NodeId)>,
     silent: &RefCell<BTreeSet<NodeId>>,
     patience: Duration,
 ) -> Repaired {
     let mut repaired = Repaired::default();
+    let must = |node: &NodeId| unrefilled.contains(&(partition, *node));
     // Who did not answer for another partition is asked last.
-    primaries.sort_by_key(|(node, _)| silent.borrow().contains(node));
+    primaries.sort_by_key(|(node, _)| (silent.borrow().contains(node), !must(node)));
+    let mut settled = false;
     for (node, addr) in primaries {
+        if settled && !must(&node) {
+            continue;
+        }
         let (mut rounds, mut idle) = (0, 0);
         for asked in 1.. {
             let reply = match client.repair(&addr, partition, Some(patience)).await {
@@ -161,7 +190,8 @@ async fn repair(
             rounds += u32::from(late.is_empty());
             repaired.is_moving = moved > 0 && rounds == ROUNDS_MAX;
             if late.is_empty() && (moved == 0 || rounds == ROUNDS_MAX) {
-                return repaired;
+                settled = true;
+                break;
             }
             if idle == IDLE_MAX || asked == ASKED_MAX {
                 let why = "not done in time: give it more with --timeout";
