@@ -16,17 +16,19 @@
 
 use crate::dynamo::version::{Dot, Record};
 use crate::storage::Slot;
-use crate::types::{Key, Namespace, NodeId, WriteId};
+use crate::types::{Key, Namespace, NodeId, PartitionId, WriteId};
 
 /// Every point that node code names, for triggers of a fault plan. A test holds this list against the sources.
 pub const POINTS: &[&str] = &[
     "compaction-begun",
+    "copies-given-up",
     "copy-merged",
     "damaged-copy-replaced",
     "disk-full",
     "dot-made",
     "exchange-differs",
     "exchange-repaired",
+    "fence-raised",
     "group-durable",
     "guest-sent",
     "guest-struck",
@@ -46,6 +48,9 @@ pub const POINTS: &[&str] = &[
     "put-forwarded",
     "put-sent",
     "read-repair",
+    "reap-agreed",
+    "reap-committed",
+    "reap-voted",
     "recovery-examined",
     "recovery-segment-named",
     "recovery-tail-cut",
@@ -56,6 +61,7 @@ pub const POINTS: &[&str] = &[
     "snapshot-begun",
     "snapshot-named",
     "target-noted",
+    "vote-raised",
 ];
 
 /// Every site at which node code can be made to take a way that is allowed and seldom taken.
@@ -72,14 +78,21 @@ pub enum Canary {
     ActorKept,
     /// A merge keeps the siblings and forgets what they had overwritten.
     ContextDropped,
+    /// A replica takes what was read before a round of reaping in which it has voted.
+    FenceIgnored,
     /// A fallback drops a guest record once its target has it, without a look at whether it has changed meanwhile.
     StrikeUnseen,
 }
 
 impl Canary {
     /// All of them.
-    pub const ALL: [Canary; 4] =
-        [Canary::AckBeforeSync, Canary::ActorKept, Canary::ContextDropped, Canary::StrikeUnseen];
+    pub const ALL: [Canary; 5] = [
+        Canary::AckBeforeSync,
+        Canary::ActorKept,
+        Canary::ContextDropped,
+        Canary::FenceIgnored,
+        Canary::StrikeUnseen,
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -87,6 +100,7 @@ impl Canary {
             Canary::AckBeforeSync => "ack-before-sync",
             Canary::ActorKept => "actor-kept",
             Canary::ContextDropped => "context-dropped",
+            Canary::FenceIgnored => "fence-ignored",
             Canary::StrikeUnseen => "strike-unseen",
         }
     }
@@ -120,6 +134,24 @@ pub enum Fact<'a> {
         slot: &'a Slot,
         /// The copy.
         record: &'a Record,
+    },
+    /// A primary takes away of a key what every member has agreed to.
+    Reaped {
+        /// Who.
+        node: NodeId,
+        /// Of what.
+        slot: &'a Slot,
+        /// What it holds, and all primaries did.
+        before: &'a Record,
+        /// What is left.
+        after: &'a Record,
+    },
+    /// A node begins to give up its copies of a partition, which are older than what the others have agreed to forget.
+    GivenUp {
+        /// Who.
+        node: NodeId,
+        /// Which.
+        partition: PartitionId,
     },
 }
 

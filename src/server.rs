@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Refusal,
+    Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Reaping, Refusal,
     RefusalCode, Repair, Scan, Status, Trees, Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
@@ -53,6 +53,7 @@ impl ClientService {
             Explain::KIND => answer(frame, &node.explain(read(frame)?, request()?).await?),
             Trees::KIND => answer(frame, &node.trees(read(frame)?).await?),
             Repair::KIND => answer(frame, &node.repair(read(frame)?, request()?).await?),
+            Reaping::KIND => answer(frame, &node.reaping()),
             kind => unknown_operation(frame, kind),
         })
     }

@@ -265,6 +265,8 @@ fn config(settings: &RunSettings) -> NodeConfig {
     config.handoff_interval = Duration::from_millis(settings.handoff_ms);
     config.anti_entropy_interval = Duration::from_millis(settings.anti_entropy_ms);
     config.scrub_interval = Duration::from_millis(settings.scrub_ms);
+    config.reap_interval = Duration::from_millis(settings.reap_ms);
+    config.reap_grace = Duration::from_millis(settings.grace_ms);
     config.guests_max = settings.guests_max;
     config.hedge_after = Duration::from_millis(settings.hedge_after_ms);
     config.durability = settings.durability();

@@ -69,6 +69,12 @@ pub struct RunSettings {
     /// Time within which every record is read in search of damage.
     #[serde(default = "scrub_ms")]
     pub scrub_ms: u64,
+    /// Time between two rounds of reaping.
+    #[serde(default = "reap_ms")]
+    pub reap_ms: u64,
+    /// How long ago something must have been deleted or have expired to be reaped.
+    #[serde(default = "grace_ms")]
+    pub grace_ms: u64,
     /// Guest records that a node takes.
     #[serde(default = "guests_max")]
     pub guests_max: u64,
@@ -127,6 +133,16 @@ fn anti_entropy_ms() -> u64 {
 /// Of plans that say nothing of it.
 fn scrub_ms() -> u64 {
     60_000
+}
+
+/// Of plans that say nothing of it: there was no reaping.
+fn reap_ms() -> u64 {
+    24 * 3_600_000
+}
+
+/// Of plans that say nothing of it.
+fn grace_ms() -> u64 {
+    3_600_000
 }
 
 /// Of plans that say nothing of it.
@@ -290,6 +306,9 @@ impl RunSettings {
                 .collect(),
             // A connection carries a buffer a round trip: with 2 KiB and 60 ms each way huge values never arrive in time.
             buffer_bytes: one(chance, &[2, 16, 256, 256]).max(if slow_links { 64 } else { 0 }) * 1024,
+            reap_ms: one(chance, &[500, 1_000, 5_000]),
+            // Down to nothing: no promise rests on it.
+            grace_ms: one(chance, &[0, 500, 500, 3_000]),
         }
     }
 

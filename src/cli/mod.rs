@@ -33,6 +33,7 @@ mod init;
 mod kv;
 mod look;
 mod range;
+mod reap;
 mod records;
 mod repair;
 mod restart;
@@ -98,6 +99,8 @@ enum Command {
     Status(look::StatusArgs),
     /// Show what each node keeps for others, and why it still does.
     Hints(look::StatusArgs),
+    /// Show what becomes of deleted and expired values, and who is against forgetting them.
+    Reap(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
     /// Show all there is of a key on every node, and say why.
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
             Command::Export(args) => export::run(args).await,
             Command::Status(args) => look::status(args).await,
             Command::Hints(args) => hints::run(args).await,
+            Command::Reap(args) => reap::run(args).await,
             Command::Layout(args) => look::layout(args).await,
             Command::Explain(args) => explain::run(args).await,
             Command::Tree(args) => tree::run(args).await,

@@ -78,8 +78,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
 use crate::net::message::{
-    Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome, Repair, RepairReply, Status,
-    StatusReply, Trees, TreesReply,
+    Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome, Reaping, ReapingReply, Repair,
+    RepairReply, Status, StatusReply, Trees, TreesReply,
 };
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
@@ -279,6 +279,15 @@ impl Client {
         let asked = self.inner.asked(timeout, TraceId::default());
         let repair = Repair { partition };
         self.inner.run(Kind::Write, Target::Node(&Addr::from(addr)), &repair, asked).await
+    }
+
+    /// How far the node at this address is with forgetting what was deleted or has expired.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn reaping(&self, addr: &str, timeout: Option<Duration>) -> Result<ReapingReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Reaping, asked).await
     }
 }
 

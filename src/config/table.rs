@@ -168,6 +168,10 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of records a second that this moves, or a scrub reads."),
     row!(scrub_interval, time(MS.saturating_mul(10), HOUR.saturating_mul(24 * 365)), time node.scrub_interval,
         "Within this time every record is read once, to find damage before a client does."),
+    row!(reap_interval, time(MS.saturating_mul(10), HOUR.saturating_mul(24)), time node.reap_interval,
+        "Time between two votes of all members on what was deleted or has expired in a partition."),
+    row!(reap_grace, time(MS, HOUR.saturating_mul(24 * 365)), time node.reap_grace,
+        "How long ago something must have been deleted or have expired to be voted on. Above the largest skew of clocks; safety does not rest on it."),
     row!(@ durability, Kind::Durability,
         "When a replica counts for a write that does not say: when its disk has it (`sync`), or before, its disk following \
          within a time (`interval:100ms`).", "",

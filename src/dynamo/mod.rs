@@ -15,6 +15,7 @@
 //! | §4.5 get and put | [`get`], [`put`], [`quorum`] | state machines; quorums per active layout |
 //! | §4.6 hinted handoff | [`put`] (`StoreGuest`, `NoteTarget`) | which node keeps what for whom is decided here; `node::handoff` delivers |
 //! | §4.7 anti-entropy | [`merkle`] | one tree a partition, leaves as xor of keyed hashes; `node::anti_entropy` compares and repairs |
+//! | none: deletions for good | [`reaping`] | fences, and a vote of all members; the paper keeps no word on it |
 //! | §4.8.1 membership | [`layout`], [`membership`] | members are added and removed by an operator, as one new layout; gossip carries heartbeats |
 //! | §4.8.2, §4.8.3 failure detection | [`detector`] | phi accrual over heartbeats, and what traffic shows sooner. |
 //! | §5 implementation, coordination by reads and writes | [`put`], `node::coordinator` | any node takes a request; a put is coordinated by a primary |
@@ -48,5 +49,6 @@ pub mod merkle;
 pub mod preference;
 pub mod put;
 pub mod quorum;
+pub mod reaping;
 pub mod ring;
 pub mod version;

@@ -183,6 +183,28 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_partitions_refilled_total", help, metrics.partitions_refilled.get());
     let help = "Records read in search of damage.";
     text.counter("ringdove_scrubbed_records_total", help, metrics.scrubbed.get());
+    let name = "ringdove_fenced_records_total";
+    let help =
+        "Records refused because they were read before a vote: by this node, or another's answer to it.";
+    text.family(name, "counter", help);
+    text.sample(name, &[("by", "this")], metrics.fenced_here.get());
+    text.sample(name, &[("by", "other")], metrics.fenced.get());
+    let help = "Times that this node raised a partition's fence to another's.";
+    text.counter("ringdove_fences_raised_total", help, metrics.fences_raised.get());
+    let help = "Copies given up because all have voted on things of which this node's disk knows nothing.";
+    text.counter("ringdove_copies_given_up_total", help, metrics.copies_given_up.get());
+    let help = "Rounds of reaping that this node has led.";
+    text.counter("ringdove_reap_rounds_total", help, metrics.reap_rounds.get());
+    let help = "Rounds of reaping that this node led and that ended early.";
+    text.counter("ringdove_reap_failures_total", help, metrics.reap_failures.get());
+    let help = "Keys voted on in rounds that this node has led.";
+    text.counter("ringdove_reap_keys_total", help, metrics.reap_keys.get());
+    let help = "Of these, those that every member agreed to.";
+    text.counter("ringdove_reap_keys_agreed_total", help, metrics.reap_agreed.get());
+    let help = "Rounds in which this node has voted.";
+    text.counter("ringdove_reap_votes_total", help, metrics.reap_votes.get());
+    let help = "Copies of which this node has taken something away after a vote.";
+    text.counter("ringdove_reaped_copies_total", help, metrics.reaped.get());
     let help = "Messages that came under another layout than the node's.";
     text.counter("ringdove_wrong_layouts_total", help, metrics.wrong_layouts.get());
     let help = "Layouts taken over from other nodes.";

@@ -40,7 +40,7 @@ use crate::dynamo::ring::key_hash;
 use crate::net::link::CallError;
 use crate::net::message::{
     Compared, Durability, Ended, Fetch, FetchReply, HeldEntry, LISTED_MAX, LeafKeys, LeafKeysReply, Refusal,
-    RefusalCode, Store, StoreReply, TreeHashes, TreeHashesReply,
+    RefusalCode, TreeHashes, TreeHashesReply,
 };
 use crate::storage::{Change, Direction, LogPosition, Slot, StorageError, Table};
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId};
@@ -167,14 +167,17 @@ impl Inner {
         made: &mut Compared,
     ) -> Result<(), String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
-        let ask_root = TreeHashes { partition, level: 0, indices: vec![0] };
+        let fences = self.fences(partition).await.map_err(|error| words(&error))?;
+        let ask_root = TreeHashes { partition, level: 0, indices: vec![0], fences };
         let mut reply: TreeHashesReply = self.ask(other, &ask_root).await?;
+        self.raise_fence(partition, reply.fences).await.map_err(|error| words(&error))?;
+        let fences = self.fences(partition).await.map_err(|error| words(&error))?;
         let theirs = LeafBits::new(reply.bits).map_err(|error| words(&error))?;
         let (mine, _) = self.store.with_tree(partition, |tree| tree.bits());
         let mut descent = Descent::new(mine, theirs);
         while let Some(ask) = descent.ask() {
             if ask.level > 0 {
-                let message = TreeHashes { partition, level: ask.level, indices: ask.indices };
+                let message = TreeHashes { partition, level: ask.level, indices: ask.indices, fences };
                 reply = self.ask(other, &message).await?;
             }
             let (taken, _) = self.store.with_tree(partition, |tree| descent.on_hashes(tree, &reply.hashes));
@@ -252,9 +255,9 @@ impl Inner {
             Err(error) => return Err(words(error)),
         };
         let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless };
-        let theirs = match self.call(other, &fetch, self.errand()).await {
+        let (theirs, fences) = match self.call(other, &fetch, self.errand()).await {
             Ok(FetchReply { record: None, .. }) => return Ok(0),
-            Ok(FetchReply { record, .. }) => record.unwrap_or_default(),
+            Ok(FetchReply { record, fences, .. }) => (record.unwrap_or_default(), fences),
             // What it cannot read is not there for it: it is written over with this node's copy.
             Err(CallError::Refused(refusal)) if refusal.code == RefusalCode::Corrupt => Default::default(),
             Err(error) => return Err(error.to_string()),
@@ -262,23 +265,18 @@ impl Inner {
         let mut bytes = 0;
         if !theirs.is_empty() {
             bytes += theirs.size_bytes() as u64;
-            self.store_own(&slot, &[], &theirs, Durability::Sync).await.map_err(words)?;
+            let kept = self.store_own(&slot, &[], &theirs, Durability::Sync, fences).await;
+            kept.map_err(|why| why.into_refusal().message)?;
             self.metrics.exchange_pulled.one();
         }
         let Some(entry) = self.store.read(&slot).await.map_err(words)? else { return Ok(bytes) };
         let record = entry.copy.record;
         if record != theirs {
-            fact!(Shown { node: self.id, slot: &slot, record: &record });
-            bytes += record.size_bytes() as u64;
-            let store = Store {
-                namespace: slot.namespace,
-                key: slot.key.clone(),
-                record,
-                guest_of: Vec::new(),
-                durability: Durability::Sync,
-            };
-            let StoreReply = self.ask(other, &store).await?;
-            self.metrics.exchange_pushed.one();
+            let sent = self.send_own(other, &slot, &[], Durability::Sync, None, self.errand()).await;
+            if let Some((record, _)) = sent.map_err(|error| error.to_string())? {
+                bytes += record.size_bytes() as u64;
+                self.metrics.exchange_pushed.one();
+            }
         }
         Ok(bytes)
     }
@@ -407,11 +405,14 @@ impl Inner {
     pub(super) async fn answer_tree(&self, asked: &TreeHashes) -> Result<TreeHashesReply, Refusal> {
         let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
         self.compares(asked.partition)?;
+        let raised = self.raise_fence(asked.partition, asked.fences).await;
+        raised.map_err(|error| storage_refusal(&error))?;
+        let fences = self.fences(asked.partition).await.map_err(|error| storage_refusal(&error))?;
         let look = |tree: &MerkleTree| (tree.bits().get(), tree.hashes(asked.level, &asked.indices));
         let ((bits, hashes), position) = self.store.with_tree(asked.partition, look);
         let hashes = hashes.map_err(|error| bad(error.to_string()))?;
         self.store.wait_synced(position).await.map_err(|error| storage_refusal(&error))?;
-        Ok(TreeHashesReply { bits, hashes })
+        Ok(TreeHashesReply { bits, hashes, fences })
     }
 
     /// What another primary is answered about the keys of some leaves.

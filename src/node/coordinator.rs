@@ -12,20 +12,21 @@ use tracing::Instrument;
 
 use super::drivers::{GetDriver, PutDriver};
 use super::metrics::{Judged, Operation, Outcome};
-use super::replica::{Fetched, Over, failure_of, storage_refusal};
+use super::replica::{Fetched, Over, failure_of};
 use super::reply::{Written, failures, replicas_of, unknown};
 use super::{Inner, Node, Request};
 use crate::dynamo::condition::{Expected, judge};
 use crate::dynamo::get::{GetDone, GetMachine, GetRequest, OwnCopy, ReplicaFailure, ReplicaReport};
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::put::{PutMachine, PutNotStarted, PutOutcome, PutRequest};
+use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::record::META_BYTES_MAX;
 use crate::dynamo::version::{Content, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::link::CallError;
 use crate::net::message::{
     Condition, Context, Durability, Expiry, Fetch, FetchReply, Get, GetReply, INTERVAL_MS_MAX, Put, PutReply,
-    Quorum, Refusal, RefusalCode, Store, StoreReply,
+    Quorum, Refusal, RefusalCode, Store,
 };
 use crate::storage::Table;
 use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId, WriteId};
@@ -241,6 +242,8 @@ impl Node {
         };
         let down = inner.down();
         let (own, fetching) = self.look_at_own(&list, namespace, key).await;
+        let fence = own.as_ref().map_or(u64::MAX, |(_, fences)| fences.raised);
+        let own = own.map(|(own, _)| own);
         let (machine, actions) = GetMachine::new(machine_request, &list, &down, own, started);
         let (answer, answered) = oneshot::channel();
         let driver = GetDriver {
@@ -249,6 +252,7 @@ impl Node {
             key: key.clone(),
             request,
             own: fetching,
+            fence,
             answer: Some(answer),
         };
         tokio::spawn(driver.drive(machine, actions).in_current_span());
@@ -281,7 +285,7 @@ impl Node {
         list: &PreferenceList,
         namespace: Namespace,
         key: &Key,
-    ) -> (Option<OwnCopy>, Option<BoxFuture<'static, Fetched>>) {
+    ) -> (Option<(OwnCopy, Fences)>, Option<BoxFuture<'static, Fetched>>) {
         if !list.is_primary(self.inner.id) {
             return (None, None);
         }
@@ -419,7 +423,7 @@ fn covered(record: &Record, context: &VersionVector) -> Vec<WriteId> {
 }
 
 /// The failure that a call's error is to the machine.
-fn failure(error: &CallError) -> ReplicaFailure {
+pub(super) fn failure(error: &CallError) -> ReplicaFailure {
     match error {
         CallError::Refused(refusal) => failure_of(refusal.code),
         CallError::NotSent(_) | CallError::MaybeDelivered(_) => ReplicaFailure::Unreachable,
@@ -438,26 +442,24 @@ impl Inner {
         answer.map_err(|error| failure(&error))
     }
 
-    /// Has a node, which may be this one, keep a record; as durable on return as is asked for.
-    #[allow(clippy::too_many_arguments)] // what a Store message says, and to whom
-    pub(super) async fn store(
+    /// Has a primary, which may be this node, keep a record; as durable on return as is asked for.
+    pub(super) async fn store_at(
         &self,
         node: NodeId,
-        namespace: Namespace,
-        key: &Key,
-        record: &Record,
-        guest_of: Vec<NodeId>,
-        durability: Durability,
+        store: &Store,
         request: Request,
     ) -> Result<(), ReplicaFailure> {
         if node == self.id {
-            let slot = self.slot(Table::Data, namespace, key);
-            let stored = self.store_own(&slot, &[], record, durability).await;
-            return stored.map_err(|error| failure_of(storage_refusal(&error).code));
+            let slot = self.slot(Table::Data, store.namespace, &store.key);
+            let kept = self.store_own(&slot, &[], &store.record, store.durability, store.fences).await;
+            return kept.map_err(|why| failure_of(why.into_refusal().code));
         }
-        let store = Store { namespace, key: key.clone(), record: record.clone(), guest_of, durability };
-        let answer = self.call(node, &store, request).await;
-        answer.map(|StoreReply| ()).map_err(|error| failure(&error))
+        match self.send(node, store, request).await {
+            Ok(true) => Ok(()),
+            // A later read repairs it, if it has to be.
+            Ok(false) => Err(ReplicaFailure::Unavailable),
+            Err(error) => Err(failure(&error)),
+        }
     }
 
     pub(super) fn at(self: &std::sync::Arc<Self>, moment: Mono) -> BoxFuture<'static, ()> {

@@ -12,15 +12,21 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
+use super::coordinator::failure;
+use super::fences::fences_of;
 use super::replica::{Applied, Fetched, Over};
 use super::{Inner, Request};
-use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall, OwnCopy};
+use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall, OwnCopy, ReplicaFailure};
 use crate::dynamo::put::{PutAction, PutEvent, PutMachine, PutOutcome};
+use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::{PutDone, Record, Write};
 use crate::io::BoxFuture;
-use crate::net::message::{Durability, Fetch, FetchReply, Refusal};
+use crate::net::message::{Durability, Fetch, FetchReply, Refusal, Store};
 use crate::storage::Table;
 use crate::types::{Key, Namespace, NodeId};
+
+/// An event with the fences of the answer that it is.
+type Fenced = (GetEvent, Option<Fences>);
 
 pub(super) struct GetDriver {
     pub(super) node: Arc<Inner>,
@@ -29,12 +35,14 @@ pub(super) struct GetDriver {
     pub(super) request: Request,
     /// This node's own copy, on its way.
     pub(super) own: Option<BoxFuture<'static, Fetched>>,
+    /// The lowest fence of what has come in.
+    pub(super) fence: u64,
     pub(super) answer: Option<oneshot::Sender<Result<GetDone, GetShortfall>>>,
 }
 
 impl GetDriver {
     pub(super) async fn drive(mut self, mut machine: GetMachine, mut actions: Vec<GetAction>) {
-        let mut pending: FuturesUnordered<BoxFuture<'static, GetEvent>> = FuturesUnordered::new();
+        let mut pending: FuturesUnordered<BoxFuture<'static, Fenced>> = FuturesUnordered::new();
         loop {
             for action in actions {
                 match action {
@@ -44,14 +52,14 @@ impl GetDriver {
                         pending.push(Box::pin(async move {
                             timer.await;
                             point!("hedge-timer");
-                            GetEvent::HedgeTimer
+                            (GetEvent::HedgeTimer, None)
                         }));
                     }
                     GetAction::StartDeadline(at) => {
                         let timer = self.node.at(at);
                         pending.push(Box::pin(async move {
                             timer.await;
-                            GetEvent::Deadline
+                            (GetEvent::Deadline, None)
                         }));
                     }
                     GetAction::Answer(answer) => {
@@ -63,12 +71,13 @@ impl GetDriver {
                     GetAction::Finished => return,
                 }
             }
-            let Some(event) = pending.next().await else { return };
+            let Some((event, fences)) = pending.next().await else { return };
+            let event = self.judge(event, fences);
             actions = machine.on_event(event);
         }
     }
 
-    fn ask(&mut self, node: NodeId, unless: Option<u64>) -> BoxFuture<'static, GetEvent> {
+    fn ask(&mut self, node: NodeId, unless: Option<u64>) -> BoxFuture<'static, Fenced> {
         let (inner, namespace, key, request) =
             (self.node.clone(), self.namespace, self.key.clone(), self.request);
         if node == inner.id {
@@ -79,22 +88,46 @@ impl GetDriver {
                     None => inner.fetch_at_hand(namespace, &key).await,
                 };
                 match fetched {
-                    Ok(OwnCopy { record, refilling, .. }) => {
-                        GetEvent::Reply { from: node, record, refilling }
+                    Ok((OwnCopy { record, refilling, .. }, fences)) => {
+                        (GetEvent::Reply { from: node, record, refilling }, Some(fences))
                     }
-                    Err(why) => GetEvent::Failed { from: node, why },
+                    Err(why) => (GetEvent::Failed { from: node, why }, None),
                 }
             });
         }
         Box::pin(async move {
             match inner.fetch(node, &Fetch { namespace, key, unless }, request).await {
-                Ok(FetchReply { record: Some(record), refilling }) => {
-                    GetEvent::Reply { from: node, record, refilling }
+                Ok(FetchReply { record: Some(record), refilling, fences }) => {
+                    (GetEvent::Reply { from: node, record, refilling }, Some(fences))
                 }
-                Ok(FetchReply { record: None, refilling }) => GetEvent::Same { from: node, refilling },
-                Err(why) => GetEvent::Failed { from: node, why },
+                Ok(FetchReply { record: None, refilling, fences }) => {
+                    (GetEvent::Same { from: node, refilling }, Some(fences))
+                }
+                Err(why) => (GetEvent::Failed { from: node, why }, None),
             }
         })
+    }
+
+    /// What an answer is worth by the fences that came with it: one that is older than what is known to be forgotten is none.
+    fn judge(&mut self, event: GetEvent, fences: Option<Fences>) -> GetEvent {
+        let Some(fences) = fences else { return event };
+        let partition = self.node.descriptor.partitions.partition_of(self.namespace, &self.key);
+        let own = fences_of(&self.node.store.partition_state(partition).0);
+        let (GetEvent::Reply { from, .. } | GetEvent::Same { from, .. }) = event else { return event };
+        if fences.raised < own.committed {
+            return GetEvent::Failed { from, why: ReplicaFailure::Corrupt };
+        }
+        if own.raised < fences.committed {
+            // It is this node that is behind.
+            let inner = self.node.clone();
+            tokio::spawn(async move {
+                if let Err(error) = inner.catch_up(partition, fences).await {
+                    tracing::warn!(%partition, %error, "outdated copies are not given up yet");
+                }
+            });
+        }
+        self.fence = self.fence.min(fences.raised);
+        event
     }
 
     /// Nobody waits for a repair, so it has a task and a deadline of its own.
@@ -102,12 +135,17 @@ impl GetDriver {
         let (inner, namespace, key) = (self.node.clone(), self.namespace, self.key.clone());
         let deadline = inner.now() + inner.config.timeout;
         let request = Request { deadline, ..self.request };
+        let partition = inner.descriptor.partitions.partition_of(namespace, &key);
+        let committed = inner.store.partition_state(partition).0.committed;
+        let fences = Fences { raised: self.fence, committed };
         inner.metrics.read_repairs.one();
         point!("read-repair");
         let repair = async move {
             // A repair is known durable when it is answered: the next read may stop here.
-            let sync = Durability::Sync;
-            let stored = inner.store(node, namespace, &key, &record, Vec::new(), sync, request).await;
+            let durability = Durability::Sync;
+            let store =
+                Store { namespace, key: key.clone(), record, guest_of: Vec::new(), durability, fences };
+            let stored = inner.store_at(node, &store, request).await;
             if stored.is_err() {
                 inner.metrics.read_repairs_failed.one();
             }
@@ -127,7 +165,7 @@ pub(super) struct PutDriver {
     pub(super) request: Request,
     pub(super) durability: Durability,
     pub(super) write: Option<(Over, Write)>,
-    pub(super) applied: Option<(Table, Record, PutDone)>,
+    pub(super) applied: Option<(Table, Record, PutDone, Fences)>,
     pub(super) local_durable: bool,
     pub(super) refusal: Option<Refusal>,
     pub(super) answer: Option<oneshot::Sender<PutAnswer>>,
@@ -188,7 +226,7 @@ impl PutDriver {
                 PutResult::Local(table, Ok(applied)) => {
                     let durable = self.wait_durable(applied.position);
                     pending.push(durable);
-                    self.applied = Some((table, applied.record, applied.done));
+                    self.applied = Some((table, applied.record, applied.done, applied.fences));
                     PutEvent::Applied
                 }
                 PutResult::Local(_, Err(refusal)) => {
@@ -230,12 +268,27 @@ impl PutDriver {
     fn send(&self, node: NodeId, guest_of: Vec<NodeId>) -> BoxFuture<'static, PutResult> {
         let (inner, namespace, key, request, durability) =
             (self.node.clone(), self.namespace, self.key.clone(), self.request, self.durability);
-        let record = self.applied.as_ref().map(|(_, record, _)| record.clone()).unwrap_or_default();
+        let Some((table, record, done, fences)) = self.applied.clone() else {
+            let why = ReplicaFailure::Unavailable;
+            return Box::pin(std::future::ready(PutResult::Event(PutEvent::Failed { from: node, why })));
+        };
         Box::pin(async move {
-            let stored = inner.store(node, namespace, &key, &record, guest_of, durability, request).await;
-            PutResult::Event(match stored {
-                Ok(()) => PutEvent::Ack(node),
-                Err(why) => PutEvent::Failed { from: node, why },
+            let slot = inner.slot(table, namespace, &key);
+            let store = Store { namespace, key, record, guest_of, durability, fences };
+            let kept = match inner.send(node, &store, request).await {
+                Ok(true) => Ok(true),
+                // Refused for its fence, which is raised now: what this node holds by now, if that has the write.
+                Ok(false) => {
+                    let (guest_of, dot) = (&store.guest_of, Some(done.dot));
+                    let sent = inner.send_own(node, &slot, guest_of, durability, dot, request).await;
+                    sent.map(|sent| sent.is_some())
+                }
+                Err(error) => Err(error),
+            };
+            PutResult::Event(match kept {
+                Ok(true) => PutEvent::Ack(node),
+                Ok(false) => PutEvent::Failed { from: node, why: ReplicaFailure::Unavailable },
+                Err(error) => PutEvent::Failed { from: node, why: failure(&error) },
             })
         })
     }
@@ -262,7 +315,7 @@ impl PutDriver {
         // holds that too. Without W acks only this node's own disk vouches for it (P6).
         let vouched = self.local_durable || matches!(outcome, Ok(PutOutcome::Applied(_)));
         let applied = self.applied.as_ref().filter(|_| vouched);
-        let applied = applied.map(|(_, record, done)| (record.clone(), done.clone()));
+        let applied = applied.map(|(_, record, done, _)| (record.clone(), done.clone()));
         let _ = asker.send((outcome, applied));
     }
 }

@@ -33,9 +33,8 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use rand::RngExt;
 
-use super::replica::storage_refusal;
 use super::{Inner, Node, lock};
-use crate::net::message::{self as net, HintWhy, HintsFor, HintsReply, Refusal, RefusalCode, StoreReply};
+use crate::net::message::{self as net, HintWhy, HintsFor, HintsReply, Refusal, RefusalCode};
 use crate::storage::{Change, Durability, Entry, Owed, Slot, StorageError, Table};
 use crate::types::{Mono, NodeId};
 
@@ -182,17 +181,10 @@ impl Inner {
             let primaries: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
             return self.retarget(&slot, target, &primaries).await;
         }
-        let record = &entry.copy.record;
-        fact!(Shown { node: self.id, slot: &slot, record });
         point!("handoff-sent");
-        let store = net::Store {
-            namespace: slot.namespace,
-            key: slot.key.clone(),
-            record: record.clone(),
-            guest_of: Vec::new(),
-            durability: net::Durability::Sync,
-        };
-        let StoreReply = self.call(target, &store, self.errand()).await.map_err(|error| error.to_string())?;
+        let (sync, errand) = (net::Durability::Sync, self.errand());
+        let sent = self.send_own(target, &slot, &[], sync, None, errand).await;
+        let Some((record, version_hash)) = sent.map_err(|error| error.to_string())? else { return Ok(0) };
         point!("handoff-acked");
         let struck = self.strike(&slot, target, version_hash).await.map_err(|error| error.to_string())?;
         self.metrics.guests_delivered.one();
@@ -236,8 +228,10 @@ impl Inner {
     async fn turn_into_data(&self, guest: &Slot, entry: &Entry, version_hash: u64) -> Result<u64, String> {
         let data = Slot { table: Table::Data, ..guest.clone() };
         let targets: Vec<NodeId> = entry.targets.iter().copied().filter(|node| *node != self.id).collect();
-        let stored = self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync).await;
-        stored.map_err(|error| storage_refusal(&error).message)?;
+        // It does not leave the node, so the fence that counts is the one that stands now; what is held here is never older.
+        let fences = self.fences(guest.partition).await.map_err(|error| error.to_string())?;
+        let kept = self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync, fences).await;
+        kept.map_err(|why| why.into_refusal().message)?;
         point!("guest-turned-data");
         let remove = |entry: &mut Entry| {
             let same = entry.copy.record.version_hash() == version_hash;

@@ -202,7 +202,7 @@ impl Inner {
     pub(super) async fn fetch_many_own(&self, fetch: &FetchMany) -> FetchManyReply {
         let (mut records, mut bytes) = (Vec::new(), 0);
         for key in fetch.keys.iter().take(SCAN_ITEMS_MAX) {
-            let record = self.fetch_own(fetch.namespace, key).await;
+            let record = self.fetch_own(fetch.namespace, key).await.map(|(record, _)| record);
             bytes += record.as_ref().map_or(0, |record| record.size_bytes());
             if bytes > RECORD_BYTES_MAX && !records.is_empty() {
                 break;

@@ -210,6 +210,26 @@ pub struct Metrics {
     pub partitions_refilled: Counter,
     /// Records read in search of damage.
     pub scrubbed: Counter,
+    /// Records refused here because they were read before a round in which this node has voted.
+    pub fenced_here: Counter,
+    /// Records that another node refused because it has voted in a round that this node has not.
+    pub fenced: Counter,
+    /// Times that this node raised a partition's fence to another's.
+    pub fences_raised: Counter,
+    /// Copies given up because the others have agreed to forget things of which this disk knows nothing.
+    pub copies_given_up: Counter,
+    /// Rounds of reaping that this node has led.
+    pub reap_rounds: Counter,
+    /// Rounds of reaping that ended early.
+    pub reap_failures: Counter,
+    /// Keys that they were about.
+    pub reap_keys: Counter,
+    /// Of these, those that all members agreed to.
+    pub reap_agreed: Counter,
+    /// Rounds in which this node has voted, its own among them.
+    pub reap_votes: Counter,
+    /// Records of which this node has taken something away after a vote.
+    pub reaped: Counter,
     /// Times that another node came to gossip.
     pub gossip: Counter,
     /// Times that this node found that it had been stalled.
@@ -252,6 +272,16 @@ impl Default for Metrics {
             exchange_pushed: Counter::default(),
             partitions_refilled: Counter::default(),
             scrubbed: Counter::default(),
+            fenced: Counter::default(),
+            fenced_here: Counter::default(),
+            fences_raised: Counter::default(),
+            copies_given_up: Counter::default(),
+            reap_rounds: Counter::default(),
+            reap_failures: Counter::default(),
+            reap_keys: Counter::default(),
+            reap_agreed: Counter::default(),
+            reap_votes: Counter::default(),
+            reaped: Counter::default(),
             shed_in_flight: Counter::default(),
             shed_late: Counter::default(),
             shed_wait: Counter::default(),

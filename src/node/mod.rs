@@ -10,7 +10,7 @@
 //! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
-//! Not yet here: reaping, changing the layout.
+//! Not yet here: changing the layout.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -46,10 +46,12 @@ use crate::types::{
 };
 
 use access::AccessLog;
+use fences::FenceWatch;
 use handoff::Handoff;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
+use reaping::ReapLog;
 
 mod access;
 mod anti_entropy;
@@ -57,6 +59,7 @@ mod batch;
 pub mod coordinator;
 mod drivers;
 mod explain;
+mod fences;
 mod founding;
 mod gossip;
 mod handoff;
@@ -65,6 +68,7 @@ mod listing;
 mod look;
 pub mod metrics;
 mod pace;
+mod reaping;
 mod repair;
 mod replica;
 mod reply;
@@ -100,6 +104,11 @@ pub struct NodeConfig {
     pub anti_entropy_bytes_per_second: u64,
     /// Within this time every record is read once, to find damage before a client does. Default 7 days.
     pub scrub_interval: Duration,
+    /// Time between two rounds of reaping of a partition. Default 1 min.
+    pub reap_interval: Duration,
+    /// How long ago something must have been deleted or have expired to be reaped. Above the largest skew of clocks; no
+    /// promise rests on it. Default 1 h.
+    pub reap_grace: Duration,
     /// Heartbeats, and when their absence counts.
     pub detector: DetectorConfig,
     /// When a replica counts for a write that does not say. Default: when its disk has it.
@@ -133,6 +142,8 @@ impl NodeConfig {
             anti_entropy_interval: Duration::from_secs(30),
             anti_entropy_bytes_per_second: 16 * 1024 * 1024,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
+            reap_interval: Duration::from_secs(60),
+            reap_grace: Duration::from_secs(3600),
             detector: DetectorConfig::default(),
             durability: Durability::Sync,
             in_flight_max: 4096,
@@ -203,6 +214,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    fence_watch: FenceWatch,
+    reap_log: ReapLog,
     detector: Mutex<Detector>,
     membership: Mutex<Membership>,
     client_load: Arc<Load>,
@@ -296,6 +309,8 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            fence_watch: FenceWatch::default(),
+            reap_log: ReapLog::default(),
             detector: Mutex::new(detector),
             membership: Mutex::new(membership),
             client_load,
@@ -345,6 +360,7 @@ impl Node {
             never = inner.gossip() => match never {},
             never = inner.hand_off() => match never {},
             never = inner.anti_entropy() => match never {},
+            never = inner.reap() => match never {},
         };
         point!("node-drained");
         inner.peers.close();

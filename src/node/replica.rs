@@ -7,20 +7,24 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
+use super::fences::{NotKept, fences_of};
 use super::metrics::Door;
 use super::{Inner, Node};
 use crate::dynamo::get::{OwnCopy, ReplicaFailure};
+use crate::dynamo::reaping::{Admission, Fences};
 use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
 use crate::io::BoxFuture;
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    self as net, Fetch, FetchMany, FetchReply, Gossip, Hello, Join, LeafKeys, Message, MultiPut,
-    OfferLayouts, OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply, TreeHashes,
-    Welcome, kind_name,
+    self as net, AskFences, Commit, Fetch, FetchMany, FetchReply, Gossip, Hello, Join, LeafKeys, Message,
+    MultiPut, OfferLayouts, OfferLayoutsReply, Put, Refusal, RefusalCode, ScanKeys, Store, StoreReply,
+    TreeHashes, Vote, Welcome, kind_name,
 };
 use crate::net::serve::{Service, answer, refuse, unknown_operation};
-use crate::storage::{Change, Direction, Durability, Entry, LogPosition, Slot, StorageError, Table};
-use crate::types::{Key, Mono, Namespace, NodeId};
+use crate::storage::{
+    Change, Direction, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, Table,
+};
+use crate::types::{Key, Mono, Namespace, NodeId, PartitionId};
 
 /// What a put overwrites, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +35,15 @@ pub(crate) enum Over {
 }
 
 /// This node's answer to a read of its own.
-pub(super) type Fetched = Result<OwnCopy, ReplicaFailure>;
+pub(super) type Fetched = Result<(OwnCopy, Fences), ReplicaFailure>;
 
 /// The dot is made: the record as it stands, not durable yet.
 pub(crate) struct Applied {
     pub(crate) record: Record,
     pub(crate) done: PutDone,
     pub(crate) position: LogPosition,
+    /// This node's fences at that moment, durable.
+    pub(crate) fences: Fences,
 }
 
 impl Inner {
@@ -51,41 +57,59 @@ impl Inner {
         if self.preference(namespace, key).0.is_primary(self.id) { Table::Data } else { Table::Guest }
     }
 
-    /// This node's copy, durable; the empty record when it has none.
-    pub(crate) async fn fetch_own(&self, namespace: Namespace, key: &Key) -> Result<Record, StorageError> {
+    /// This node's copy, durable; the empty record when it has none. With its fences.
+    pub(crate) async fn fetch_own(
+        &self,
+        namespace: Namespace,
+        key: &Key,
+    ) -> Result<(Record, Fences), StorageError> {
         let slot = self.slot(self.table(namespace, key), namespace, key);
-        let record = self.store.read(&slot).await?.map(|entry| entry.copy.record).unwrap_or_default();
+        self.not_stale(slot.partition)?;
+        let (found, state) = self.store.read_with_state(&slot).await?;
+        let record = found.map(|(entry, _)| entry.copy.record).unwrap_or_default();
         fact!(Shown { node: self.id, slot: &slot, record: &record });
-        Ok(record)
+        Ok((record, fences_of(&state)))
+    }
+
+    /// Nothing is shown of a partition whose copies are being given up.
+    fn not_stale(&self, partition: PartitionId) -> Result<(), StorageError> {
+        if self.is_stale(partition) {
+            return Err(StorageError::Corrupt(format!(
+                "{partition} is older than what was agreed to be forgotten"
+            )));
+        }
+        Ok(())
     }
 
     /// The same as the answer of a read at this node.
     pub(super) async fn fetch_at_hand(&self, namespace: Namespace, key: &Key) -> Fetched {
         let slot = self.slot(self.table(namespace, key), namespace, key);
-        let found = self
-            .store
-            .read_with_hash(&slot)
-            .await
-            .map_err(|error| failure_of(storage_refusal(&error).code))?;
+        let failed = |error| failure_of(storage_refusal(&error).code);
+        self.not_stale(slot.partition).map_err(failed)?;
+        let (found, state) = self.store.read_with_state(&slot).await.map_err(failed)?;
         let (record, version_hash) = match found {
             Some((entry, version_hash)) => (entry.copy.record, Some(version_hash)),
             None => (Record::new(), None),
         };
         fact!(Shown { node: self.id, slot: &slot, record: &record });
-        Ok(OwnCopy { node: self.id, record, version_hash, refilling: self.is_refilling(&slot) })
+        let copy = OwnCopy { node: self.id, record, version_hash, refilling: self.is_refilling(&slot) };
+        Ok((copy, fences_of(&state)))
     }
 
     /// What a peer that holds a copy of version hash `unless` is answered.
     async fn answer_fetch(&self, fetch: &Fetch) -> Result<FetchReply, StorageError> {
         if let Some(version_hash) = fetch.unless {
             let slot = self.slot(self.table(fetch.namespace, &fetch.key), fetch.namespace, &fetch.key);
+            self.not_stale(slot.partition)?;
+            // Read before the look: what is held now is held under this fence or a higher one.
+            let fences = self.fences(slot.partition).await?;
             if self.store.holds(&slot, version_hash).await? {
-                return Ok(FetchReply { record: None, refilling: self.is_refilling(&slot) });
+                return Ok(FetchReply { record: None, refilling: self.is_refilling(&slot), fences });
             }
         }
-        let record = self.fetch_own(fetch.namespace, &fetch.key).await?;
+        let (record, fences) = self.fetch_own(fetch.namespace, &fetch.key).await?;
         let slot = self.slot(self.table(fetch.namespace, &fetch.key), fetch.namespace, &fetch.key);
-        Ok(FetchReply { record: Some(record), refilling: self.is_refilling(&slot) })
+        Ok(FetchReply { record: Some(record), refilling: self.is_refilling(&slot), fences })
     }
 
     /// Whether this node may lack something of a key of which it is a primary: then it counts in no strict read.
@@ -107,7 +131,7 @@ impl Inner {
     ) -> Result<Applied, Refusal> {
         loop {
             let now = self.wall();
-            let updated = self.store.update(slot, stored(durability), |entry| {
+            let updated = self.store.update_with_state(slot, stored(durability), |entry, state| {
                 let over = match &over {
                     Over::Nothing => Overwrite::Nothing,
                     Over::Seen(context) => Overwrite::Seen(context),
@@ -117,7 +141,7 @@ impl Inner {
                 match done {
                     Ok(done) => {
                         entry.add_targets(targets);
-                        (Change::Write, Ok((entry.copy.record.clone(), done)))
+                        (Change::Write, Ok((entry.copy.record.clone(), done, fences_of(state))))
                     }
                     Err(error) => (Change::Keep, Err(error)),
                 }
@@ -131,10 +155,15 @@ impl Inner {
                 }
             };
             match put {
-                Ok((record, done)) => {
+                Ok((record, done, fences)) => {
                     point!("dot-made");
                     let position = self.reveals(slot, durability, position);
-                    return Ok(Applied { record, done, position });
+                    // A fence is durable before anything is sent with it; it nearly always is already.
+                    if self.fences(slot.partition).await.is_err() {
+                        self.mint().end_all();
+                        return Ok(Applied { record, done, position, fences: Fences::default() });
+                    }
+                    return Ok(Applied { record, done, position, fences });
                 }
                 Err(LocalPutError::ActorAhead) => {
                     self.renew_incarnation().await.map_err(|error| storage_refusal(&error))?;
@@ -158,15 +187,22 @@ impl Inner {
         }
     }
 
-    /// Merges a record into this node's copy; as durable on return as is asked for.
+    /// Merges a record, read by whoever holds it under `fences`, into this node's copy; as durable on return as is asked for.
     pub(crate) async fn store_own(
         &self,
         slot: &Slot,
         targets: &[NodeId],
         record: &Record,
         durability: net::Durability,
-    ) -> Result<(), StorageError> {
-        let merge = |entry: &mut Entry| {
+        fences: Fences,
+    ) -> Result<(), NotKept> {
+        // An empty or outdated partition takes over the fence first.
+        self.catch_up(slot.partition, fences).await?;
+        let merge = |entry: &mut Entry, state: &PartitionState| {
+            let own = fences_of(state);
+            if own.admit(fences) != Admission::Take && !canary!(FenceIgnored) {
+                return (Change::Keep, Err(own));
+            }
             let known = entry.targets.len();
             entry.add_targets(targets);
             let done = entry.copy.merge(&self.mint(), record);
@@ -175,9 +211,9 @@ impl Inner {
                 tracing::error!(key = %slot.key, dots = ?done.merged.collisions, "one dot names two contents");
             }
             let changed = done.merged.changed || done.actor_ahead || entry.targets.len() != known;
-            (if changed { Change::Write } else { Change::Keep }, done.actor_ahead)
+            (if changed { Change::Write } else { Change::Keep }, Ok(done.actor_ahead))
         };
-        let (ahead, position) = match self.store.update(slot, stored(durability), merge).await {
+        let (ahead, position) = match self.store.update_with_state(slot, stored(durability), merge).await {
             // A copy that is damaged is taken as absent here, and written over: its local header is gone with it,
             // so its actor has ended.
             Err(StorageError::Corrupt(_)) => {
@@ -186,6 +222,15 @@ impl Inner {
             }
             updated => updated?,
         };
+        let ahead = match ahead {
+            Ok(ahead) => ahead,
+            Err(own) => {
+                self.metrics.fenced_here.one();
+                self.store.wait_synced(position).await?;
+                self.fences(slot.partition).await?;
+                return Err(NotKept::Fenced(own));
+            }
+        };
         point!("copy-merged");
         if ahead {
             self.renew_incarnation().await?;
@@ -193,7 +238,7 @@ impl Inner {
         if canary!(AckBeforeSync) {
             return Ok(());
         }
-        self.store.wait_synced(self.reveals(slot, durability, position)).await
+        Ok(self.store.wait_synced(self.reveals(slot, durability, position)).await?)
     }
 
     /// Notes beside this node's own copy that `target` does not have it.
@@ -282,9 +327,16 @@ impl PeerService {
                 let targets: &[NodeId] = if table == Table::Guest { &store.guest_of } else { &[] };
                 let slot = node.slot(table, store.namespace, &store.key);
                 node.takes_guest(&slot).await?;
-                let stored = node.store_own(&slot, targets, &store.record, store.durability).await;
-                stored.map_err(|error| storage_refusal(&error))?;
-                Ok(answer(frame, &StoreReply))
+                let kept =
+                    node.store_own(&slot, targets, &store.record, store.durability, store.fences).await;
+                Ok(answer(
+                    frame,
+                    &match kept {
+                        Ok(()) => StoreReply::Kept,
+                        Err(NotKept::Fenced(own)) => StoreReply::Fenced(own),
+                        Err(NotKept::Storage(error)) => return Err(storage_refusal(&error)),
+                    },
+                ))
             }
             Put::KIND => {
                 let put: Put = read(frame)?;
@@ -294,6 +346,9 @@ impl PeerService {
             Gossip::KIND => Ok(answer(frame, &node.answer_gossip(&read(frame)?))),
             TreeHashes::KIND => Ok(answer(frame, &node.answer_tree(&read(frame)?).await?)),
             LeafKeys::KIND => Ok(answer(frame, &node.answer_leaf_keys(read(frame)?).await?)),
+            Vote::KIND => Ok(answer(frame, &node.answer_vote(&read(frame)?).await?)),
+            Commit::KIND => Ok(answer(frame, &node.answer_commit(&read(frame)?).await?)),
+            AskFences::KIND => Ok(answer(frame, &node.answer_fences().await?)),
             ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),
             FetchMany::KIND => Ok(answer(frame, &node.fetch_many_own(&read(frame)?).await)),
             MultiPut::KIND => {

@@ -156,7 +156,7 @@ impl Move<'_> {
                 };
                 let (to, len, segment) = copy(number)?;
                 // What is copied was synced here: the old file stays until the copy is, so nobody has to wait.
-                index.replace(spot, Place::new(to, len, old.hash, false));
+                index.replace(spot, Place::new(to, len, old.hash, false).with_reapable(old.is_reapable()));
                 segment.add_live(len as u64);
                 victim.sub_live(old.len() as u64);
                 inner.copied(len);

@@ -148,6 +148,8 @@ pub(super) struct Loaded {
     /// A reader must wait for this position.
     pub(super) wait: u64,
     pub(super) state: PartitionState,
+    /// Behind the record of the state: to be waited for before the state is shown to anybody.
+    pub(super) state_end: u64,
 }
 
 impl Inner {
@@ -162,15 +164,17 @@ impl Inner {
     /// Reads the entry of a slot, whose index key is `id`. `keep`: in the cache too.
     pub(super) async fn load(&self, slot: &Slot, id: &[u8], keep: bool) -> Result<Loaded, StorageError> {
         loop {
-            let (place, state, removed) = {
+            let (place, state, state_end, removed) = {
                 let partition = self.of(slot);
-                (partition.index(slot.table).get(id), partition.state, partition.removed_until)
+                let place = partition.index(slot.table).get(id);
+                (place, partition.state, partition.state_end(), partition.removed_until)
             };
             let Some(place) = place else {
-                return Ok(Loaded { entry: None, version_hash: 0, wait: removed, state });
+                return Ok(Loaded { entry: None, version_hash: 0, wait: removed, state, state_end });
             };
             let wait = if place.awaits_sync() { place.end() } else { 0 };
-            let loaded = |entry| Loaded { entry: Some(entry), version_hash: place.hash, wait, state };
+            let loaded =
+                |entry| Loaded { entry: Some(entry), version_hash: place.hash, wait, state, state_end };
             if let Some(entry) = self.cache.get(&place.position)
                 && !buggify!("cache-missed")
             {
@@ -310,7 +314,9 @@ impl Inner {
             self.log.append(slot.partition, due.unwrap_or_default(), |out, seed| {
                 append_entry(out, seed, slot, entry)
             })?;
-        let place = Place::new(position, len, entry.copy.record.version_hash(), due.is_none());
+        let record = &entry.copy.record;
+        let place = Place::new(position, len, record.version_hash(), due.is_none())
+            .with_reapable(record.is_reapable());
         partition.set(slot, id, found, place, &entry.targets);
         segment.add_live(len as u64);
         self.release(standing);

@@ -36,8 +36,11 @@ const NAMESPACE_LEN: usize = 4;
 pub(super) const INDEX_KEY_LEN: RangeInclusive<usize> = NAMESPACE_LEN + 1..=NAMESPACE_LEN + KEY_LEN_MAX;
 
 const AWAITS_SYNC: u32 = 1 << 31;
+/// Flag in `len`: the record holds something that may be reaped one day.
+const REAPABLE: u32 = 1 << 30;
+const FLAGS: u32 = AWAITS_SYNC | REAPABLE;
 
-const _: () = assert!(RECORD_LEN_MAX < AWAITS_SYNC as usize);
+const _: () = assert!(RECORD_LEN_MAX < REAPABLE as usize);
 
 /// Where a record stands, and the hash of what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +56,23 @@ impl Place {
     /// `awaits_sync`: whether a reader must wait until the record is synced.
     pub(super) fn new(position: u64, len: usize, hash: u64, awaits_sync: bool) -> Place {
         let len = u32::try_from(len).expect("records are shorter than RECORD_LEN_MAX");
-        assert!(len < AWAITS_SYNC, "the highest bit is taken");
+        assert!(len < REAPABLE, "the highest bits are taken");
         Place { position, hash, len: if awaits_sync { len | AWAITS_SYNC } else { len } }
+    }
+
+    /// The same of a record that may be reaped one day (`Record::is_reapable`), or not.
+    pub(super) fn with_reapable(self, reapable: bool) -> Place {
+        Place { len: if reapable { self.len | REAPABLE } else { self.len & !REAPABLE }, ..self }
+    }
+
+    /// Whether the record may be reaped one day.
+    pub(super) fn is_reapable(self) -> bool {
+        self.len & REAPABLE != 0
     }
 
     /// Bytes of the record.
     pub(super) fn len(self) -> usize {
-        (self.len & !AWAITS_SYNC) as usize
+        (self.len & !FLAGS) as usize
     }
 
     /// The position behind the record.

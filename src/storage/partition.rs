@@ -38,6 +38,8 @@ pub(super) struct Partition {
     owed_to: BTreeSet<(NodeId, Table, Arc<[u8]>)>,
     /// Behind the newest removal: until it is synced, "there is nothing" may be taken back by a crash.
     pub(super) removed_until: u64,
+    /// Entries of the data that may be reaped one day.
+    reapable: usize,
 }
 
 impl Partition {
@@ -52,7 +54,23 @@ impl Partition {
             owed: BTreeMap::new(),
             owed_to: BTreeSet::new(),
             removed_until: 0,
+            reapable: 0,
         }
+    }
+
+    /// Behind the record of the state.
+    pub(super) fn state_end(&self) -> u64 {
+        self.state_place.map_or(0, |(position, len)| position + len as u64)
+    }
+
+    /// How many entries of the data may be reaped one day.
+    pub(super) fn reapable(&self) -> usize {
+        self.reapable
+    }
+
+    /// Counts an entry that a snapshot put into an index.
+    pub(super) fn loaded(&mut self, table: Table, reapable: bool) {
+        self.reapable += usize::from(reapable && table == Table::Data);
     }
 
     pub(super) fn shape(&self) -> &Shape {
@@ -101,6 +119,8 @@ impl Partition {
             None => index.insert(id, place),
         };
         if slot.table == Table::Data {
+            self.reapable += usize::from(place.is_reapable());
+            self.reapable -= usize::from(old.is_some_and(Place::is_reapable));
             self.enter_leaf(slot, old.map(|old| old.hash), Some(place.hash));
         }
         self.set_targets(slot.table, id, targets);
@@ -111,6 +131,7 @@ impl Partition {
     pub(super) fn unset(&mut self, slot: &Slot, id: &[u8]) -> Option<Place> {
         let old = self.index_mut(slot.table).remove(id)?;
         if slot.table == Table::Data {
+            self.reapable -= usize::from(old.is_reapable());
             self.enter_leaf(slot, Some(old.hash), None);
         }
         self.set_targets(slot.table, id, &[]);

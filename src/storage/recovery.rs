@@ -542,7 +542,8 @@ impl Replay {
             KIND_ENTRY => {
                 let (slot, entry) = entry_of(&record.record.slice(record.body.clone()))?;
                 let partition = self.partitions.get_mut(usize::try_from(slot.partition.0).ok()?)?;
-                let place = Place::new(position, len, entry.copy.record.version_hash(), false);
+                let place = Place::new(position, len, entry.copy.record.version_hash(), false)
+                    .with_reapable(entry.copy.record.is_reapable());
                 let id = index_key(slot.namespace, &slot.key);
                 partition.set(&slot, &id, None, place, &entry.targets);
             }

@@ -42,10 +42,14 @@ pub(super) const NAME_NEW: &str = "index.snap.new";
 
 const KIND_HEAD: u16 = KIND_SNAPSHOT;
 const KIND_PARTITION: u16 = KIND_SNAPSHOT + 1;
-const KIND_RUN: u16 = KIND_SNAPSHOT + 2;
+/// 2 was a run that did not say what may be reaped.
+const KIND_RUN: u16 = KIND_SNAPSHOT + 5;
 const KIND_OWED: u16 = KIND_SNAPSHOT + 3;
 const KIND_END: u16 = KIND_SNAPSHOT + 4;
 
+/// Flag in the length of a record that may be reaped one day.
+const REAPABLE: u32 = 1 << 31;
+const _: () = assert!(RECORD_LEN_MAX < REAPABLE as usize);
 /// In place of a segment's id in the checksums.
 const ID: u64 = u64::MAX;
 /// Bytes written at once.
@@ -146,7 +150,8 @@ fn put_entry(run: &mut Vec<u8>, key: &[u8], place: Place) {
     run.put_slice(key);
     run.put_u64_le(place.position);
     run.put_u64_le(place.hash);
-    run.put_u32_le(u32::try_from(place.len()).expect("records are shorter than RECORD_LEN_MAX"));
+    let len = u32::try_from(place.len()).expect("records are shorter than RECORD_LEN_MAX");
+    run.put_u32_le(if place.is_reapable() { len | REAPABLE } else { len });
 }
 
 fn run_head(partition: PartitionId, table: Table) -> Vec<u8> {
@@ -384,7 +389,6 @@ fn read_run(partitions: &mut [Partition], mut run: &[u8]) -> Option<(u64, u64)> 
     }
     let partition = partitions.get_mut(usize::try_from(run.get_u32_le()).ok()?)?;
     let table = if run.get_u8() == 0 { Table::Data } else { Table::Guest };
-    let index = partition.index_mut(table);
     let (mut entries, mut end) = (0, 0);
     while !run.is_empty() {
         let len = usize::try_from(run.try_get_u32_le().ok()?).ok()?;
@@ -394,9 +398,14 @@ fn read_run(partitions: &mut [Partition], mut run: &[u8]) -> Option<(u64, u64)> 
             return None;
         }
         let (position, hash) = (run.get_u64_le(), run.get_u64_le());
-        let len = usize::try_from(run.get_u32_le()).ok()?;
+        let flagged = run.get_u32_le();
+        let len = usize::try_from(flagged & !REAPABLE).ok()?;
+        let reapable = flagged & REAPABLE > 0;
         end = end.max(end_of(position, len)?);
-        index.push(key, Place::new(position, len, hash, false))?;
+        partition
+            .index_mut(table)
+            .push(key, Place::new(position, len, hash, false).with_reapable(reapable))?;
+        partition.loaded(table, reapable);
         entries += 1;
     }
     Some((entries, end))

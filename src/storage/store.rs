@@ -16,7 +16,7 @@ use super::engine::{Counters, Inner, LOCKS, cache, lock};
 use super::format::{KIND_START, StartBody, append_record};
 use super::index::{Direction, index_key, split_key};
 use super::log::{Limits, Log};
-use super::partition::Shape;
+use super::partition::{Partition, Shape};
 use super::recovery::{Recovery, recover};
 use super::{
     Change, Durability, Entry, LogPosition, PartitionState, SaltSeed, Slot, StorageError, StoreConfig,
@@ -197,21 +197,27 @@ impl Store {
     /// `Corrupt` when the entry is damaged: that is not "there is none". `Latched` or `DiskFull` when it depends on
     /// a write that failed.
     pub async fn read(&self, slot: &Slot) -> Result<Option<Entry>, StorageError> {
-        self.read_with_state(slot).await.map(|(entry, _)| entry)
+        self.read_with_hash(slot).await.map(|found| found.map(|(entry, _)| entry))
     }
 
-    /// As [`Store::read`], with the state of the partition at the moment when the entry was looked up.
+    /// As [`Store::read_with_hash`], with the state of the partition at the moment when the entry was looked up, which is
+    /// durable too.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
     pub async fn read_with_state(
         &self,
         slot: &Slot,
-    ) -> Result<(Option<Entry>, PartitionState), StorageError> {
+    ) -> Result<(Option<(Entry, u64)>, PartitionState), StorageError> {
         let inner = &self.inner;
         let id = index_key(slot.namespace, &slot.key);
         let loaded = inner.load(slot, &id, true).await?;
-        if loaded.wait > inner.log.synced() {
-            inner.log.wait_synced(loaded.wait).await?;
+        let wait = loaded.wait.max(loaded.state_end);
+        if wait > inner.log.synced() {
+            inner.log.wait_synced(wait).await?;
         }
-        Ok((loaded.entry.map(Arc::unwrap_or_clone), loaded.state))
+        let found = loaded.entry.map(|entry| (Arc::unwrap_or_clone(entry), loaded.version_hash));
+        Ok((found, loaded.state))
     }
 
     /// As [`Store::read`], the record's `version_hash` with it.
@@ -281,9 +287,9 @@ impl Store {
     pub async fn replace_damaged<R>(
         &self,
         slot: &Slot,
-        change: impl FnOnce(&mut Entry) -> (Change, R),
+        change: impl FnOnce(&mut Entry, &PartitionState) -> (Change, R),
     ) -> Result<(R, LogPosition), StorageError> {
-        self.inner.update(slot, Durability::Sync, true, |entry, _| change(entry)).await
+        self.inner.update(slot, Durability::Sync, true, change).await
     }
 
     /// The state of a partition, and the position that it, and everything else in the log by now, depends on.
@@ -293,6 +299,24 @@ impl Store {
     pub fn partition_state(&self, partition: PartitionId) -> (PartitionState, LogPosition) {
         let locked = lock(self.inner.partition(partition).expect("a partition below Q"));
         (locked.state, LogPosition(self.inner.log.end().0))
+    }
+
+    /// The state of a partition, durable.
+    ///
+    /// # Errors
+    /// When the store has latched or is full, and the state depends on what it could not write.
+    ///
+    /// # Panics
+    /// When the partition is not below Q.
+    pub async fn durable_state(&self, partition: PartitionId) -> Result<PartitionState, StorageError> {
+        let (state, end) = {
+            let locked = lock(self.inner.partition(partition).expect("a partition below Q"));
+            (locked.state, locked.state_end())
+        };
+        if end > self.inner.log.synced() {
+            self.inner.log.wait_synced(end).await?;
+        }
+        Ok(state)
     }
 
     /// Starts of this directory so far, this one among them.
@@ -322,8 +346,7 @@ impl Store {
         let (change, value) = change(&mut state);
         match change {
             Change::Keep => {
-                let end = locked.state_place.map_or(0, |(position, len)| position + len as u64);
-                return Ok((value, LogPosition(end)));
+                return Ok((value, LogPosition(locked.state_end())));
             }
             Change::Remove => state = PartitionState::default(),
             Change::Write => {}
@@ -395,6 +418,75 @@ impl Store {
             });
         }
         Page { keys, position: LogPosition(position) }
+    }
+
+    /// Up to `limit` keys of a partition's data, in order from behind `after` on, whose records may be reaped one day
+    /// (`Record::is_reapable`). From the index alone.
+    ///
+    /// # Panics
+    /// When the partition is not below Q.
+    pub fn reapable(
+        &self,
+        partition: PartitionId,
+        after: Option<&(Namespace, Key)>,
+        limit: usize,
+    ) -> Vec<(Namespace, Key)> {
+        let from = match after {
+            Some((namespace, key)) => Bound::Excluded(index_key(*namespace, key)),
+            None => Bound::Unbounded,
+        };
+        let mut keys = Vec::new();
+        let locked = lock(self.inner.partition(partition).expect("a partition below Q"));
+        if locked.reapable() == 0 || limit == 0 {
+            return keys;
+        }
+        locked.index(Table::Data).scan(
+            from.as_ref().map(|from| &**from),
+            Direction::Ascending,
+            |id, place| {
+                keys.extend(split_key(id).filter(|_| place.is_reapable()));
+                keys.len() < limit
+            },
+        );
+        keys
+    }
+
+    /// How many records may be reaped one day. Visits every partition.
+    pub fn reapable_len(&self) -> usize {
+        self.inner.partitions.iter().map(|partition| lock(partition).reapable()).sum()
+    }
+
+    /// Whether there is an entry in a slot, damaged or not, by the index alone; and the position to be waited for before
+    /// that is told to anybody.
+    pub fn has(&self, slot: &Slot) -> (bool, LogPosition) {
+        let id = index_key(slot.namespace, &slot.key);
+        let locked = lock(self.inner.partition(slot.partition).expect("slots are of partitions below Q"));
+        let found = locked.index(slot.table).get(&id).is_some();
+        (found, LogPosition(self.inner.log.end().0))
+    }
+
+    /// Raises the fence of a partition of which there is no entry at all; whether it did, durably on return.
+    ///
+    /// # Errors
+    /// As [`Store::update_partition`].
+    pub async fn raise_empty(&self, partition: PartitionId, fence: u64) -> Result<bool, StorageError> {
+        let inner = &self.inner;
+        let looked = |locked: &Partition| {
+            locked.state.fence < fence && TABLES.iter().all(|table| locked.index(*table).len() == 0)
+        };
+        if !looked(&lock(inner.partition(partition).expect("a partition below Q"))) {
+            return Ok(false);
+        }
+        inner.log.admit().await?;
+        let end = {
+            let mut locked = lock(inner.partition(partition).expect("a partition below Q"));
+            if !looked(&locked) {
+                return Ok(false);
+            }
+            let state = PartitionState { fence, ..locked.state };
+            inner.set_state(&mut locked, partition, state)?
+        };
+        inner.log.wait_synced(end).await.map(|()| true)
     }
 
     /// The nodes that something is kept for.

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use ringdove::dynamo::reaping::{Against, Fences, KeyVote};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::{Dot, Meta, Record, Sibling, Token, TokenSecret, VersionVector};
 use ringdove::gateway::fuzzing as rest;
@@ -252,12 +253,32 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
     enter(&mut all, &RepairReply { compared, trouble: Some("damaged".to_owned()) });
     let namespace = Namespace(0);
     enter(&mut all, &Fetch { namespace, key: key(), unless: Some(9) });
-    enter(&mut all, &FetchReply { record: Some(record()), refilling: true });
+    let fences = Fences { raised: 300, committed: 299 };
+    enter(&mut all, &FetchReply { record: Some(record()), refilling: true, fences });
     let guest_of = vec![NodeId(1), NodeId(2)];
-    let store =
-        Store { namespace, key: key(), record: record(), guest_of, durability: Durability::Interval(5) };
-    enter(&mut all, &store);
-    enter(&mut all, &StoreReply);
+    let durability = Durability::Interval(5);
+    enter(&mut all, &Store { namespace, key: key(), record: record(), guest_of, durability, fences });
+    enter(&mut all, &StoreReply::Fenced(fences));
+    let partition = PartitionId(7);
+    let drop = record().siblings().iter().map(|sibling| sibling.dot).collect();
+    let keys = vec![ReapKey { namespace, key: key(), version_hash: record().version_hash(), drop }];
+    enter(&mut all, &Vote { partition, fence: 300, keys: keys.clone() });
+    enter(&mut all, &VoteReply { fences, votes: vec![KeyVote::Yes, KeyVote::Guest] });
+    enter(&mut all, &Commit { partition, fence: 300, keys });
+    enter(&mut all, &CommitReply { reaped: 1 });
+    enter(&mut all, &AskFences);
+    enter(&mut all, &AskFencesReply { fences: vec![(partition, fences)] });
+    enter(&mut all, &TreeHashes { partition, level: 1, indices: vec![0, 1], fences });
+    enter(&mut all, &TreeHashesReply { bits: 4, hashes: vec![1, 2], fences });
+    enter(&mut all, &Reaping);
+    let against = vec![(NodeId(2), Against::Key(KeyVote::Differs), 3), (NodeId(3), Against::Silent, 1)];
+    let round = ReapRound { partition, fence: 300, ago_ms: 5, keys: 4, agreed: 1, against: against.clone() };
+    let away = vec![NodeId(3)];
+    let (rounds, last) = (1, vec![round]);
+    enter(
+        &mut all,
+        &ReapingReply { reapable: 9, grace_ms: 1, away, rounds, keys: 4, agreed: 1, against, last },
+    );
     let scan = ScanKeys {
         namespace,
         from: Bytes::new(),

@@ -270,6 +270,7 @@ async fn replicas_that_agree_look_at_no_record_and_those_behind_are_repaired() {
         record: later.record,
         guest_of: Vec::new(),
         durability: Durability::Sync,
+        fences: Default::default(),
     };
     let clock = cluster.clock.as_ref();
     let _: StoreReply = link.call(clock, &store, cluster.peer_head(), cluster.deadline()).await.unwrap();

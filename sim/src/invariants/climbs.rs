@@ -1,9 +1,15 @@
-//! (c) What a disk holds of a key only grows: each record has seen all that the one before it had.
+//! (c) What a disk holds of a key only grows: each record has seen all that the one before it had. What every member has
+//! voted to let go is excepted (`forgetting`).
 
-use ringdove::storage::{Entry, Slot};
+use ringdove::storage::{Entry, Slot, Table};
 
-pub(super) fn judge(host: &str, slot: &Slot, before: &Entry, now: &Entry) -> Option<String> {
-    let (before, now) = (&before.copy.record, &now.copy.record);
+pub(super) fn judge(host: &str, slot: &Slot, before: &Entry, now: Option<&Entry>) -> Option<String> {
+    let before = &before.copy.record;
+    let Some(now) = now.map(|now| &now.copy.record) else {
+        // What becomes of guests, (f) asks.
+        return (slot.table == Table::Data)
+            .then(|| format!("{host} removed its copy of {} without a vote", slot.key));
+    };
     if before == now {
         return None;
     }

@@ -22,6 +22,16 @@ impl Covered {
         self.acked.entry(slots.into_iter().flatten().collect()).or_default().include(dot);
     }
 
+    /// Of a key this much need not be held any more.
+    pub(super) fn forgotten(&mut self, slot: &Slot, gone: &VersionVector) {
+        for (slots, acked) in &mut self.acked {
+            if slots.iter().any(|known| (known.namespace, &known.key) == (slot.namespace, &slot.key)) {
+                let kept = acked.entries().filter(|(actor, counter)| gone.get(*actor) < *counter);
+                *acked = kept.map(|(actor, counter)| Dot { actor, counter }).collect();
+            }
+        }
+    }
+
     /// What fewer than `w` disks hold, in words.
     pub(super) fn on_fewer_than(&self, disks: &BTreeMap<String, Holdings>, w: usize) -> Vec<String> {
         let mut thin = Vec::new();

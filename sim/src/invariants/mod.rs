@@ -8,6 +8,7 @@
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
 //! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (f) | `guests` | what is kept for another node goes only once that node's disk has it |
+//! | (g) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
@@ -36,6 +37,7 @@ mod acks;
 mod climbs;
 mod covered;
 mod dots;
+mod forgetting;
 mod guests;
 mod shown;
 
@@ -48,6 +50,7 @@ struct State {
     disks: BTreeMap<String, Holdings>,
     dots: dots::Dots,
     covered: covered::Covered,
+    forgetting: forgetting::Forgetting,
     violations: Vec<String>,
     count: u64,
     /// When something was last heard of.
@@ -56,6 +59,7 @@ struct State {
     acks: u64,
     records: u64,
     shown: u64,
+    reaped: u64,
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
     at_work: BTreeMap<String, &'static str>,
@@ -87,6 +91,8 @@ pub struct Seen {
     pub records: u64,
     /// Copies that were shown and judged.
     pub shown: u64,
+    /// Copies of which something was taken away after a vote.
+    pub reaped: u64,
     /// How often each point of node code was reached.
     pub points: BTreeMap<&'static str, u64>,
     /// How often the unusual way was taken at each site.
@@ -172,6 +178,7 @@ impl Watch {
             acks: state.acks,
             records: state.records,
             shown: state.shown,
+            reaped: state.reaped,
             points: state.points.clone(),
             sites: state.sites.clone(),
         }
@@ -202,6 +209,7 @@ struct Reading<'a> {
     /// All others.
     disks: &'a BTreeMap<String, Holdings>,
     dots: &'a mut dots::Dots,
+    forgetting: &'a forgetting::Forgetting,
     records: u64,
     wrong: Vec<String>,
     /// Disks that were destroyed at some time: they may hold less than before.
@@ -231,7 +239,9 @@ impl Finder for Reading<'_> {
 
     fn moved(&mut self, slot: &Slot, before: Option<&Entry>, now: Option<&Entry>) {
         let Some(before) = before else { return };
-        if let (Some(now), false) = (now, self.destroyed.contains(self.host)) {
+        let excused =
+            self.destroyed.contains(self.host) || self.forgetting.allows(self.host, slot, before, now);
+        if !excused {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
         self.wrong.extend(guests::judge(self.disks, self.destroyed, self.host, slot, before, now));
@@ -255,6 +265,7 @@ impl DiskWatch for Watch {
             trace: &self.trace,
             disks: &state.disks,
             dots: &mut state.dots,
+            forgetting: &state.forgetting,
             records: 0,
             wrong: Vec::new(),
             destroyed: &state.ever_destroyed,
@@ -339,13 +350,36 @@ impl Observer for Observing {
                 if state.ever_destroyed.contains(&node.to_string()) {
                     return;
                 }
-                if let Some(what) = shown::judge(&state.disks, node, slot, record) {
+                let gone = state.forgetting.gone(slot.namespace, &slot.key);
+                if let Some(what) = shown::judge(&state.disks, node, slot, record, gone) {
                     state.violation(&what);
+                }
+            }
+            Fact::Reaped { node, slot, before, after } => {
+                let wrong =
+                    state.forgetting.reaped(&state.disks, &state.ever_destroyed, (node, slot), before, after);
+                state.reaped += 1;
+                if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {
+                    state.covered.forgotten(slot, gone);
+                }
+                for what in wrong {
+                    state.violation(&what);
+                }
+            }
+            Fact::GivenUp { node, partition } => {
+                state.forgetting.gave_up(node, partition);
+                if !state.ever_destroyed.contains(&node.to_string()) {
+                    state.violation(&format!(
+                        "{node} gives up {partition}, and nothing ever happened to its disk"
+                    ));
                 }
             }
             Fact::Acked { coordinator, namespace, key, write_id, dot, w, sync: true } => {
                 state.acks += 1;
                 let slots = [Table::Data, Table::Guest].map(|table| state.slot(table, namespace, key));
+                if state.forgetting.may_be_gone(namespace, key, dot) {
+                    return;
+                }
                 let on = acks::holders(&state.disks, &slots, dot);
                 let excused = state.destroyed.iter().filter(|host| !on.contains(&host.as_str())).count();
                 if on.len() + excused < w {

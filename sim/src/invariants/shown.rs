@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ringdove::dynamo::version::Record;
+use ringdove::dynamo::version::{Record, VersionVector};
 use ringdove::storage::Slot;
 use ringdove::types::NodeId;
 
@@ -14,6 +14,7 @@ pub(super) fn judge(
     node: NodeId,
     slot: &Slot,
     record: &Record,
+    gone: Option<&VersionVector>,
 ) -> Option<String> {
     if record.is_empty() {
         return None;
@@ -21,8 +22,15 @@ pub(super) fn judge(
     let durable = disks.get(&node.to_string()).and_then(|disk| disk.get(slot));
     let holds = durable.is_some_and(|entry| {
         let context = entry.copy.record.context();
-        record.context().entries().all(|(actor, counter)| context.get(actor) >= counter)
+        record.context().entries().all(|(actor, counter)| {
+            // Since it was read it may have been taken away by a vote.
+            context.get(actor) >= counter || gone.is_some_and(|gone| gone.get(actor) >= counter)
+        })
     });
+    let forgotten = || {
+        record.context().entries().all(|(actor, counter)| gone.is_some_and(|gone| gone.get(actor) >= counter))
+    };
+    let holds = holds || forgotten();
     (!holds).then(|| {
         let there = durable.map(|entry| entry.copy.record.context());
         format!(

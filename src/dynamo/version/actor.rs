@@ -35,10 +35,15 @@ impl LocalHeader {
     }
 }
 
+/// Incarnations before the newest that a mint remembers.
+const RENEWED_MAX: usize = 64;
+
 /// Makes actors for one start of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActorMint {
     incarnation: Incarnation,
+    /// Those before it, since the start.
+    renewed: Vec<Incarnation>,
     epoch_next: u64,
     epoch_floor: u64,
 }
@@ -46,12 +51,17 @@ pub struct ActorMint {
 impl ActorMint {
     /// A mint for this start. The incarnation must be fresh random bits, durable before any dot leaves.
     pub fn new(incarnation: Incarnation) -> ActorMint {
-        ActorMint { incarnation, epoch_next: 1, epoch_floor: 1 }
+        ActorMint { incarnation, renewed: Vec::new(), epoch_next: 1, epoch_floor: 1 }
     }
 
     /// The incarnation of this start.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Whether the incarnation is one of this start of the node: the last ones, if it was renewed very often.
+    pub fn is_ours(&self, incarnation: Incarnation) -> bool {
+        incarnation == self.incarnation || self.renewed.contains(&incarnation)
     }
 
     /// Whether the actor may still count.
@@ -68,7 +78,10 @@ impl ActorMint {
     /// been lost or copied, and with a copied process even the epochs may be in use elsewhere. The incarnation
     /// must be fresh random bits, durable before any dot leaves.
     pub fn renew(&mut self, incarnation: Incarnation) {
-        *self = ActorMint::new(incarnation);
+        let mut renewed = std::mem::take(&mut self.renewed);
+        renewed.truncate(RENEWED_MAX - 1);
+        renewed.insert(0, self.incarnation);
+        *self = ActorMint { renewed, ..ActorMint::new(incarnation) };
     }
 
     /// Whether the context names an actor of this start that was never minted: a copied or rolled-back process

@@ -387,6 +387,45 @@ impl Record {
         merged
     }
 
+    /// Whether it holds something that reaping may take away one day: a tombstone, a value that expires, or a context that
+    /// names more than its siblings' actors.
+    pub fn is_reapable(&self) -> bool {
+        let passing =
+            |sibling: &Sibling| sibling.content == Content::Tombstone || sibling.expires_at.is_some();
+        self.siblings.iter().any(passing) || self.context.len() > self.actors()
+    }
+
+    /// How many actors made the siblings.
+    fn actors(&self) -> usize {
+        // Sorted by dot, and dots by actor.
+        self.siblings.chunk_by(|one, next| one.dot.actor == next.dot.actor).count()
+    }
+
+    /// The record without the siblings under these dots, its context cut to the dots of those that are left. Only under a
+    /// vote of all members (`dynamo::reaping`): what the context forgets, a copy elsewhere could bring back.
+    pub fn reaped(&self, drop: &[Dot]) -> Record {
+        let kept = self.siblings.iter().filter(|sibling| !drop.contains(&sibling.dot));
+        let siblings: Vec<Sibling> = kept.cloned().collect();
+        let context = siblings.iter().map(|sibling| sibling.dot).collect();
+        Record { context, siblings }
+    }
+
+    /// What is left of a copy that may be older than what the others have agreed to forget: the siblings whose dots are
+    /// `ours`, without the claim to have seen any of the others.
+    pub fn only(&self, ours: impl Fn(Dot) -> bool) -> Record {
+        let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) =
+            self.siblings.iter().cloned().partition(|sibling| ours(sibling.dot));
+        if siblings.is_empty() {
+            return Record::new();
+        }
+        let below = |(actor, counter): (ActorId, u64)| {
+            let lost = lost.iter().filter(|lost| lost.dot.actor == actor).map(|lost| lost.dot.counter - 1);
+            Dot { actor, counter: lost.fold(counter, u64::min) }
+        };
+        let context = self.context.entries().map(below).filter(|dot| dot.counter > 0).collect();
+        Record { context, siblings }
+    }
+
     /// 64-bit hash of the whole record in a canonical form: equal records have equal hashes on every node and
     /// build, at any time. XXH3-64 over, little-endian: the number of context entries (u32), each entry
     /// (incarnation, epoch, counter: u64); then for each sibling in order: dot (3 × u64), write id (u128), kind

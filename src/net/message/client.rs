@@ -9,8 +9,9 @@ use super::bounded::up_to;
 use super::handshake::Refusal;
 use super::options::{Condition, Context, Durability, Expiry, Order, Quorum, Resolve};
 use crate::dynamo::detector::Reason;
-use crate::dynamo::layout::Layout;
 use crate::dynamo::layout::history::ACTIVE_MAX;
+use crate::dynamo::layout::{Layout, MEMBERS_MAX};
+use crate::dynamo::reaping::Against;
 use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::{Dot, Meta};
 use crate::types::{ClusterId, Key, LayoutRef, Namespace, NodeId, PartitionId, Wall, WriteId};
@@ -353,6 +354,57 @@ pub struct HintsReply {
     pub targets: Vec<HintsFor>,
     /// Guest records that the node takes at most.
     pub guests_max: u64,
+}
+
+/// Asks how far the node is with forgetting what was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reaping;
+
+/// Rounds that a reply tells of.
+pub const REAP_ROUNDS_MAX: usize = 32;
+/// Kinds of refusals that a reply tells of.
+pub const REAP_AGAINST_MAX: usize = 8 * MEMBERS_MAX;
+
+/// The rounds of reaping that a node has led since its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReapingReply {
+    /// Records here of which something may be taken away one day.
+    pub reapable: u64,
+    /// How long ago something must have been deleted or have expired, in ms.
+    pub grace_ms: u64,
+    /// Members that are away: no round can end well until they are back.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
+    pub away: Vec<NodeId>,
+    /// Rounds.
+    pub rounds: u64,
+    /// Keys that were voted on.
+    pub keys: u64,
+    /// Keys that all members agreed to.
+    pub agreed: u64,
+    /// Who was against how many keys, and why.
+    #[serde(deserialize_with = "up_to::<_, _, REAP_AGAINST_MAX>")]
+    pub against: Vec<(NodeId, Against, u64)>,
+    /// The last rounds, newest first.
+    #[serde(deserialize_with = "up_to::<_, _, REAP_ROUNDS_MAX>")]
+    pub last: Vec<ReapRound>,
+}
+
+/// One round of reaping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReapRound {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its fence.
+    pub fence: u64,
+    /// How long ago it ended, in ms.
+    pub ago_ms: u64,
+    /// Keys that were voted on.
+    pub keys: u32,
+    /// Keys that all members agreed to.
+    pub agreed: u32,
+    /// Who was against how many keys, and why.
+    #[serde(deserialize_with = "up_to::<_, _, REAP_AGAINST_MAX>")]
+    pub against: Vec<(NodeId, Against, u64)>,
 }
 
 /// What a node keeps for another one.

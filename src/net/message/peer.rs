@@ -13,8 +13,9 @@ use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::history::ACTIVE_MAX;
 use crate::dynamo::layout::{Layout, MEMBERS_MAX};
 use crate::dynamo::membership::Heartbeat;
+use crate::dynamo::reaping::{Fences, KeyVote};
 use crate::dynamo::ring::PARTITIONS_MAX;
-use crate::dynamo::version::Record;
+use crate::dynamo::version::{Dot, Record};
 use crate::types::{Key, Namespace, NodeId, PartitionId};
 
 /// A node asks another for its copy of a key.
@@ -36,6 +37,8 @@ pub struct FetchReply {
     pub record: Option<Record>,
     /// Whether it has lost data and not refilled since.
     pub refilling: bool,
+    /// Its fences for the key's partition when it read the record. Since version 2.
+    pub fences: Fences,
 }
 
 /// A node gives another a record to keep.
@@ -52,11 +55,19 @@ pub struct Store {
     pub guest_of: Vec<NodeId>,
     /// When it is answered. Version 1 knows `Sync` alone, which is never less.
     pub durability: Durability,
+    /// The sender's fences for the key's partition when it read the record. Since version 2; version 1 means zeros.
+    pub fences: Fences,
 }
 
-/// The record is as durable there as was asked for.
+/// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreReply;
+pub enum StoreReply {
+    /// The record is as durable there as was asked for. The only answer that version 1 knows.
+    Kept,
+    /// It was read before a round of reaping in which the receiver has voted. The sender raises its fence to the receiver's,
+    /// reads the record again, and sends it again if it still has it.
+    Fenced(Fences),
+}
 
 /// A node asks another which keys it holds, of several partitions at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +160,8 @@ pub struct TreeHashes {
     /// Nodes of that level, at most [`LISTED_MAX`].
     #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub indices: Vec<u32>,
+    /// The asker's fences for the partition.
+    pub fences: Fences,
 }
 
 /// Hashes of durable records.
@@ -159,6 +172,8 @@ pub struct TreeHashesReply {
     /// One for each that was asked for, in that order.
     #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
     pub hashes: Vec<u64>,
+    /// The node's fences for the partition.
+    pub fences: Fences,
 }
 
 /// A primary asks another for its keys in leaves of a partition's Merkle tree.
@@ -194,6 +209,76 @@ pub struct LeafKeysReply {
     pub keys: Vec<HeldEntry>,
     /// Whether there are more behind the last one.
     pub more: bool,
+}
+
+/// Most siblings that a round takes away from one record.
+pub const DROPPED_MAX: usize = 1024;
+
+/// A key that a round of reaping is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReapKey {
+    /// Keyspace.
+    pub namespace: Namespace,
+    /// The key.
+    pub key: Key,
+    /// `Record::version_hash` of the one version that this is about.
+    pub version_hash: u64,
+    /// The siblings to take away; the context is cut to the dots of the others.
+    #[serde(deserialize_with = "up_to::<_, _, DROPPED_MAX>")]
+    pub drop: Vec<Dot>,
+}
+
+/// A primary asks a member whether these keys may be reaped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The partition of all of the keys.
+    pub partition: PartitionId,
+    /// What the voter raises its fence to. If it stood there or higher before, it agrees to nothing.
+    pub fence: u64,
+    /// In order.
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
+    pub keys: Vec<ReapKey>,
+}
+
+/// A member's votes, durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoteReply {
+    /// Its fences now.
+    pub fences: Fences,
+    /// One for each key, in that order; none at all when its fence stood as high before.
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
+    pub votes: Vec<KeyVote>,
+}
+
+/// Every member has agreed to these keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The partition of all of the keys.
+    pub partition: PartitionId,
+    /// The fence of the vote.
+    pub fence: u64,
+    /// In order. Primaries take them away where they still hold exactly this version.
+    #[serde(deserialize_with = "up_to::<_, _, LISTED_MAX>")]
+    pub keys: Vec<ReapKey>,
+}
+
+/// It is done, durably.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitReply {
+    /// Keys of which something was taken away here.
+    pub reaped: u32,
+}
+
+/// A node that has just started asks another how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskFences;
+
+/// How far it is, in every partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskFencesReply {
+    /// Partitions whose fences are not both zero, in order.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
+    pub fences: Vec<(PartitionId, Fences)>,
 }
 
 /// A node hands another the layouts that it goes by. Taken under any layout.

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::Record;
 use crate::types::{Key, Namespace, Wall, WriteId};
 
@@ -82,11 +83,20 @@ fn a_copy_that_need_not_be_sent_is_sent_under_version_1() {
     let fetch = Fetch { namespace: Namespace(0), key: put().key, unless: Some(7) };
     assert_eq!(there_and_back(&fetch, 1), Fetch { unless: None, ..fetch.clone() });
     assert_eq!(there_and_back(&fetch, 2), fetch);
-    let whole = FetchReply { record: Some(Record::new()), refilling: true };
+    let fences = Fences::default();
+    let whole = FetchReply { record: Some(Record::new()), refilling: true, fences };
     assert_eq!((there_and_back(&whole, 1), there_and_back(&whole, 2)), (whole.clone(), whole));
-    let none = FetchReply { record: None, refilling: false };
+    let none = FetchReply { record: None, refilling: false, fences: Fences { raised: 7, committed: 6 } };
     assert!(none.to_frame(head(1)).is_err());
     assert_eq!(there_and_back(&none, 2), none);
+}
+
+#[test]
+fn version_1_has_no_fences() {
+    assert_eq!(there_and_back(&StoreReply::Kept, 1), StoreReply::Kept);
+    let fenced = StoreReply::Fenced(Fences { raised: 7, committed: 6 });
+    assert_eq!(there_and_back(&fenced, 2), fenced);
+    assert!(fenced.to_frame(head(1)).is_err());
 }
 
 #[test]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Condition, Context, Durability, Expiry, PutOutcome, Quorum, RefusalCode, Resolve, unspeakable};
+use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::{Dot, Meta, Record};
 use crate::net::codec::CodecError;
 use crate::types::{ActorId, Incarnation, Key, LayoutRef, Namespace, NodeId, Wall, WriteId};
@@ -267,7 +268,8 @@ pub(super) struct Store {
 impl TryFrom<&super::Store> for Store {
     type Error = CodecError;
     fn try_from(now: &super::Store) -> Result<Store, CodecError> {
-        let super::Store { namespace, key, record, guest_of, durability: _ } = now;
+        // No node of that version has ever voted, so that all fences are zero wherever one is a member.
+        let super::Store { namespace, key, record, guest_of, durability: _, fences: _ } = now;
         Ok(Store {
             namespace: *namespace,
             key: key.clone(),
@@ -285,7 +287,27 @@ impl From<Store> for super::Store {
             record: old.record,
             guest_of: old.guest_of,
             durability: Durability::Sync,
+            fences: Fences::default(),
         }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoreReply;
+
+impl TryFrom<&super::StoreReply> for StoreReply {
+    type Error = CodecError;
+    fn try_from(now: &super::StoreReply) -> Result<StoreReply, CodecError> {
+        match now {
+            super::StoreReply::Kept => Ok(StoreReply),
+            super::StoreReply::Fenced(_) => Err(unspeakable(1, "fence")),
+        }
+    }
+}
+
+impl From<StoreReply> for super::StoreReply {
+    fn from(StoreReply: StoreReply) -> super::StoreReply {
+        super::StoreReply::Kept
     }
 }
 
@@ -325,6 +347,7 @@ impl TryFrom<&super::FetchReply> for FetchReply {
 
 impl From<FetchReply> for super::FetchReply {
     fn from(old: FetchReply) -> super::FetchReply {
-        super::FetchReply { record: Some(old.record), refilling: old.refilling }
+        let (record, fences) = (Some(old.record), Fences::default());
+        super::FetchReply { record, refilling: old.refilling, fences }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
+use crate::dynamo::reaping::Fences;
 use crate::dynamo::version::{Dot, Meta};
 use crate::types::{
     ActorId, ClusterId, Incarnation, Key, LayoutRef, NodeId, RequestId, TraceId, Wall, WriteId,
@@ -246,11 +247,11 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     let fetch = Fetch { namespace: Default::default(), key, unless: Some(0x0123_4567_89ab_cdef) };
     checked.check("fetch, version 1", &Fetch { unless: None, ..fetch.clone() }, head(1));
     checked.check("fetch, version 2", &fetch, head(2));
-    let same = FetchReply { record: None, refilling: false };
+    let same = FetchReply { record: None, refilling: false, fences: Fences { raised: 9, committed: 8 } };
     checked.check("fetch reply, version 2", &same, answer(2));
     let layouts = LayoutReply { active: vec![super::hashes::layout()] };
     checked.check("layout reply, version 2", &layouts, answer(2));
-    let reply = FetchReply { record: Some(super::hashes::record()), refilling: false };
+    let reply = FetchReply { record: Some(super::hashes::record()), ..same };
     checked.check("fetch reply with a record, version 2", &reply, answer(2));
     assert!(checked.wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{}", checked.wrong);
     assert!(checked.page.is_empty(), "vectors that nobody checks: {:?}", checked.page.keys());

@@ -154,7 +154,7 @@ async fn damage_that_comes_while_the_node_runs_is_corrupt_and_not_absent() {
             set(entry, "repaired");
             (Change::Write, ())
         };
-        let (_, position) = store.replace_damaged(&slot("key"), write).await.unwrap();
+        let (_, position) = store.replace_damaged(&slot("key"), |entry, _| write(entry)).await.unwrap();
         store.wait_synced(position).await.unwrap();
         assert_eq!(get(&store, "key").await.as_deref(), Some("repaired"));
         assert_eq!(store.holds(&slot("key"), hash_of(&store, "key")).await, Ok(true));
@@ -333,7 +333,7 @@ async fn a_record_that_its_file_ends_in_is_not_taken_from_what_others_need() {
     let (store, _) = open(&image).await;
     let before = store.stats().live_bytes;
     let (_, position) =
-        store.replace_damaged(&slot("b"), |entry| (Change::Write, set(entry, "third"))).await.unwrap();
+        store.replace_damaged(&slot("b"), |entry, _| (Change::Write, set(entry, "third"))).await.unwrap();
     store.wait_synced(position).await.unwrap();
     let after = store.stats().live_bytes;
     assert!(after > before && after < before + 200, "{before} bytes were needed, and then {after}");

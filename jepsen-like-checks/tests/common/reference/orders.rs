@@ -72,9 +72,11 @@ pub fn linearizable(history: &History, _: &Options) -> Answer {
     Some(go(history, &ops, &mut vec![false; ops.len()], &State::new()))
 }
 
-/// CC, CCv and CM by their definitions: some causal order, and for each operation some order of its past that
-/// explains it (its own reads alone for CC; its process's for CM; one order for all for CCv).
-pub fn causal(history: &History) -> [bool; 3] {
+/// What is before what.
+type Pairs = Vec<(usize, usize)>;
+
+/// The operations that causality is about, and what must be before what in every causal order that explains them. None when a value was read that nobody wrote.
+fn causal_base(history: &History) -> (Vec<&Op>, Option<Pairs>) {
     let ops: Vec<&Op> = history
         .ops
         .iter()
@@ -84,19 +86,106 @@ pub fn causal(history: &History) -> [bool; 3] {
         })
         .collect();
     let n = ops.len();
-    let po = |a: usize, b: usize| ops[a].process == ops[b].process && a < b;
-    let mut answer = [false; 3];
-    let mut program = 0;
-    for (a, b) in (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| po(*a, *b)) {
-        program |= 1 << (a * ORDER_MAX + b);
-    }
+    let po = |(a, b): &(usize, usize)| ops[*a].process == ops[*b].process && a < b;
+    let mut base: Vec<(usize, usize)> = (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(po).collect();
     // Values are written once: what was read has its writer before it in every order that explains the read.
     let reads = (0..n).filter(|at| ops[*at].f == F::Get && !nil(history, ops[*at]));
     for read in reads.filter(|_| rule("causal: reads (CC)")) {
         let wrote = |op: &&Op| op.f != F::Get && (op.key, op.value) == (ops[read].key, ops[read].value);
-        let Some(writer) = ops.iter().position(wrote) else { return [false; 3] };
-        program |= 1 << (writer * ORDER_MAX + read);
+        let Some(writer) = ops.iter().position(wrote) else { return (ops, None) };
+        base.push((writer, read));
     }
+    (ops, Some(base))
+}
+
+/// CC, CCv and CM: by their definitions where there are few operations, else by the least causal order.
+pub fn causal(history: &History) -> [bool; 3] {
+    let few = causal_base(history).0.len() < ORDER_MAX;
+    if few { causal_by_all_orders(history) } else { causal_by_least_order(history) }
+}
+
+/// CC, CCv and CM by the least causal order alone: program order and who read whom, closed. A larger order explains no
+/// more: it puts more into each past and leaves fewer orders of it. Sequences are searched, not conditions on pairs.
+pub fn causal_by_least_order(history: &History) -> [bool; 3] {
+    let (ops, base) = causal_base(history);
+    let Some(base) = base else { return [false; 3] };
+    let n = ops.len();
+    // The past of each operation, as a set of bits.
+    let mut past = vec![0_u32; n];
+    for _ in 0..n {
+        for (a, b) in &base {
+            past[*b] |= past[*a] | 1 << a;
+        }
+    }
+    if (0..n).any(|at| past[at] >> at & 1 == 1) {
+        return [false; 3];
+    }
+    let holds = |set: u32, at: usize| set >> at & 1 == 1;
+    // Whether some order of `set` explains those of its reads that count.
+    let explained = |set: u32, counts: u32| {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![(0_u32, [NONE; 2])];
+        while let Some((done, state)) = open.pop() {
+            if done == set {
+                return true;
+            }
+            if !seen.insert((done, state)) {
+                continue;
+            }
+            for at in (0..n).filter(|at| holds(set & !done, *at) && past[*at] & set & !done == 0) {
+                let (op, mut next) = (ops[at], state);
+                let now = &mut next[op.key as usize];
+                if op.f != F::Get {
+                    *now = op.value;
+                } else if holds(counts, at) && op.value != *now && !(*now == NONE && nil(history, op)) {
+                    continue;
+                }
+                open.push((done | 1 << at, next));
+            }
+        }
+        false
+    };
+    let cc_rule = rule("causal: reads (CC)");
+    let own = |o: usize| if cc_rule { 1_u32 << o } else { 0 };
+    let earlier = |o: usize| {
+        let before = (0..o).filter(|at| ops[*at].process == ops[o].process);
+        let before = before.filter(|_| rule("causal: earlier reads (CM)"));
+        before.fold(1_u32 << o, |set, at| set | 1 << at)
+    };
+    let cc = (0..n).all(|o| explained(past[o] | 1 << o, own(o)));
+    let cm = (0..n).all(|o| explained(past[o] | 1 << o, earlier(o)));
+    // One order for all: a write comes behind no other that a read with both in its past has returned.
+    let overtakes = |done: u32, write: usize| {
+        (0..n).filter(|read| cc_rule && ops[*read].f == F::Get && holds(past[*read], write)).any(|read| {
+            let (read, write) = (ops[read], ops[write]);
+            let returned = |at: usize| holds(done, at) && ops[at].f != F::Get && ops[at].value == read.value;
+            read.key == write.key
+                && read.value != write.value
+                && (nil(history, read) || (0..n).any(|at| ops[at].key == read.key && returned(at)))
+        })
+    };
+    let (mut seen, mut open, mut ccv) = (BTreeSet::new(), vec![0_u32], false);
+    while let Some(done) = open.pop() {
+        ccv |= done.count_ones() as usize == n;
+        for at in (0..n).filter(|at| !holds(done, *at) && past[*at] & !done == 0) {
+            let next = done | 1 << at;
+            if (ops[at].f == F::Get || !overtakes(done, at)) && seen.insert(next) {
+                open.push(next);
+            }
+        }
+    }
+    [cc, ccv || (cc && !rule("causal: one order for all (CCv)")), cm]
+}
+
+/// CC, CCv and CM by their definitions: some causal order, and for each operation some order of its past that
+/// explains it (its own reads alone for CC; its process's for CM; one order for all for CCv).
+pub fn causal_by_all_orders(history: &History) -> [bool; 3] {
+    let (ops, base) = causal_base(history);
+    let Some(base) = base else { return [false; 3] };
+    let n = ops.len();
+    let po = |a: usize, b: usize| ops[a].process == ops[b].process && a < b;
+    let mut answer = [false; 3];
+    let program = base.iter().fold(0_u64, |program, (a, b)| program | 1 << (a * ORDER_MAX + b));
     for relation in partial_orders(n).iter().filter(|relation| *relation & program == program) {
         let before = |a: usize, b: usize| relation >> (a * ORDER_MAX + b) & 1 == 1;
         // Whether the past of `o` in this order explains the reads that count.
