@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Reaping, Refusal,
-    RefusalCode, Scan, Status, Welcome, is_spoken,
+    Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Reaping, Refusal,
+    RefusalCode, Repair, Scan, Status, Trees, Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
 use crate::node::Node;
@@ -50,6 +50,9 @@ impl ClientService {
             Ping::KIND => answer(frame, &Pong),
             Status::KIND => answer(frame, &node.status()),
             Hints::KIND => answer(frame, &node.hints()),
+            Explain::KIND => answer(frame, &node.explain(read(frame)?, request()?).await?),
+            Trees::KIND => answer(frame, &node.trees(read(frame)?).await?),
+            Repair::KIND => answer(frame, &node.repair(read(frame)?, request()?).await?),
             Reaping::KIND => answer(frame, &node.reaping()),
             kind => unknown_operation(frame, kind),
         })

@@ -13,7 +13,8 @@ use super::{DONE, NOT_NOW, complain, say};
 use crate::client::ClientError;
 use crate::dynamo::layout::{Layout, LayoutHistory};
 use crate::dynamo::preference::PreferenceList;
-use crate::net::message::{PeerDown, PeerState, PeerView, StatusReply};
+use crate::gateway::state_word;
+use crate::net::message::{PeerState, PeerView, StatusReply};
 use crate::types::{Key, LayoutRef, Namespace, NodeId, PartitionId};
 
 /// How long a node may take to say how it is.
@@ -170,29 +171,17 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
     }
 }
 
-/// Why a node is left out, as one word.
-fn word(state: PeerState) -> &'static str {
-    match state {
-        PeerState::Up => "up",
-        PeerState::Unreachable => "unreachable",
-        PeerState::Down(PeerDown::Silent) => "silent",
-        PeerState::Down(PeerDown::Refused) => "refused",
-        PeerState::Down(PeerDown::Unanswered) => "unanswered",
-        PeerState::Damped => "damped",
-    }
-}
-
 /// What a node takes another for, with its suspicion and how long ago it was heard.
 fn seen(peer: &PeerView) -> String {
     let (phi, heard) =
         (f64::from(peer.phi_thousandths) / 1000.0, span(Duration::from_millis(peer.heard_ms_ago)));
-    format!("{} ({}, phi {phi:.1}, heard {heard} ago)", peer.node, word(peer.state))
+    format!("{} ({}, phi {phi:.1}, heard {heard} ago)", peer.node, state_word(peer.state))
 }
 
 fn peer_json(peer: &PeerView) -> Value {
     json!({
         "node": peer.node.to_string(),
-        "state": word(peer.state),
+        "state": state_word(peer.state),
         "phi": f64::from(peer.phi_thousandths) / 1000.0,
         "heard_ms_ago": peer.heard_ms_ago,
     })

@@ -25,6 +25,7 @@ mod bench;
 mod cluster;
 mod config;
 mod connect;
+mod explain;
 mod export;
 mod hints;
 mod import;
@@ -34,10 +35,12 @@ mod look;
 mod range;
 mod reap;
 mod records;
+mod repair;
 mod restart;
 mod scan;
 mod serve;
 mod storage;
+mod tree;
 mod units;
 
 /// Done.
@@ -100,6 +103,12 @@ enum Command {
     Reap(look::StatusArgs),
     /// Show who the members are, and who holds a key.
     Layout(look::LayoutArgs),
+    /// Show all there is of a key on every node, and say why.
+    Explain(explain::Args),
+    /// Show whether the primaries of each partition hold the same.
+    Tree(tree::Args),
+    /// Compare partitions on all their primaries now, and make equal what differs.
+    Repair(repair::Args),
     /// Load the cluster and measure.
     Bench(bench::Args),
     /// Look at the data directory of a node that is not running; changes nothing.
@@ -132,6 +141,9 @@ pub fn main() -> ExitCode {
             Command::Hints(args) => hints::run(args).await,
             Command::Reap(args) => reap::run(args).await,
             Command::Layout(args) => look::layout(args).await,
+            Command::Explain(args) => explain::run(args).await,
+            Command::Tree(args) => tree::run(args).await,
+            Command::Repair(args) => repair::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::Storage(args) => storage::run(args).await,
         }

@@ -78,10 +78,11 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
 use crate::net::message::{
-    Hints, HintsReply, Ping, Pong, Put, PutOutcome, Reaping, ReapingReply, Status, StatusReply,
+    Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome, Reaping, ReapingReply, Repair,
+    RepairReply, Status, StatusReply, Trees, TreesReply,
 };
 use crate::sync::Watched;
-use crate::types::{Key, Mono, Namespace, NodeId, TraceId, WriteId};
+use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
 
 mod attempts;
 mod batch;
@@ -233,6 +234,51 @@ impl Client {
     pub async fn hints(&self, addr: &str, timeout: Option<Duration>) -> Result<HintsReply, ClientError> {
         let asked = self.inner.asked(timeout, TraceId::default());
         self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Hints, asked).await
+    }
+
+    /// All there is of a key on every member, and why.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn explain(
+        &self,
+        namespace: Namespace,
+        key: &Key,
+        timeout: Option<Duration>,
+    ) -> Result<ExplainReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        let explain = Explain { namespace, key: key.clone() };
+        self.inner.run(Kind::Read, Target::Key(namespace, key), &explain, asked).await
+    }
+
+    /// The Merkle trees of the partitions, or of this one, of which the node at this address is a primary.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; `Refused` when it is no primary of the partition.
+    pub async fn trees(
+        &self,
+        addr: &str,
+        partition: Option<PartitionId>,
+        timeout: Option<Duration>,
+    ) -> Result<TreesReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Read, Target::Node(&Addr::from(addr)), &Trees { partition }, asked).await
+    }
+
+    /// Has the node at this address, one of the partition's primaries, compare it with all others now. What the reply
+    /// calls late can be asked for again: it goes on where it was.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; `Unknown` when it may be comparing still.
+    pub async fn repair(
+        &self,
+        addr: &str,
+        partition: PartitionId,
+        timeout: Option<Duration>,
+    ) -> Result<RepairReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        let repair = Repair { partition };
+        self.inner.run(Kind::Write, Target::Node(&Addr::from(addr)), &repair, asked).await
     }
 
     /// How far the node at this address is with forgetting what was deleted or has expired.

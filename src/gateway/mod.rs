@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   socket ─▶ connection ─▶ routes ─▶ params, body ─▶ kv │ batch │ scan ─▶ the node ─▶ json, answer
-//!             (limits)                                  health │ metrics
+//!             (limits)                        explain │ health │ metrics
 //! ```
 //! docs/REST.md is the reference for users. In short: `/kv/{key}` takes GET, HEAD, PUT and DELETE; `Ringdove-Context` carries
 //! the context token both ways; several values are answered with 300 and all of them; every error is JSON that says
@@ -33,11 +33,13 @@ use crate::net::serve::Limits;
 use crate::node::Node;
 
 use answer::error;
+pub(crate) use explain::{explain_json, state_word};
 
 mod answer;
 mod batch;
 mod body;
 mod connection;
+mod explain;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
@@ -138,6 +140,9 @@ fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/kv/{key}/{*rest}", axum::routing::any(kv::slash))
         .route("/batch", post(batch::batch))
         .route("/scan", get(scan::scan))
+        .route("/explain/{key}", get(explain::explain))
+        .route("/explain/", axum::routing::any(no_key))
+        .route("/explain/{key}/{*rest}", axum::routing::any(kv::slash))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(metrics::metrics))
@@ -148,7 +153,8 @@ fn routes(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn nowhere() -> Response {
-    let message = "there are /kv/{key}, /batch, /scan, /health/live, /health/ready and /metrics here";
+    let message =
+        "there are /kv/{key}, /batch, /scan, /explain/{key}, /health/live, /health/ready and /metrics here";
     error(StatusCode::NOT_FOUND, "no-such-path", message).into_response()
 }
 

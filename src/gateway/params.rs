@@ -38,7 +38,12 @@ pub(super) fn decoded(text: &str, plus: bool) -> Result<Vec<u8>, String> {
 
 /// The key in a path `/kv/{key}`: any bytes, percent-encoded.
 pub(super) fn key_of(uri: &Uri) -> Result<Key, Refused> {
-    let path = uri.path().strip_prefix("/kv/").unwrap_or_default();
+    key_behind("/kv/", uri)
+}
+
+/// The key behind the beginning of a path.
+pub(super) fn key_behind(prefix: &str, uri: &Uri) -> Result<Key, Refused> {
+    let path = uri.path().strip_prefix(prefix).unwrap_or_default();
     let bytes = decoded(path, false).map_err(|message| bad(format!("the key: {message}")))?;
     Key::new(bytes).map_err(|error| super::answer::Refused::from(key_error(&error)))
 }

@@ -39,8 +39,8 @@ use crate::dynamo::merkle::{Descent, HASHES_PER_ROUND_MAX, LeafBits, MerkleTree}
 use crate::dynamo::ring::key_hash;
 use crate::net::link::CallError;
 use crate::net::message::{
-    Durability, Fetch, FetchReply, HeldEntry, LISTED_MAX, LeafKeys, LeafKeysReply, Refusal, RefusalCode,
-    TreeHashes, TreeHashesReply,
+    Compared, Durability, Ended, Fetch, FetchReply, HeldEntry, LISTED_MAX, LeafKeys, LeafKeysReply, Refusal,
+    RefusalCode, TreeHashes, TreeHashesReply,
 };
 use crate::storage::{Change, Direction, LogPosition, Slot, StorageError, Table};
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId};
@@ -51,15 +51,6 @@ const _: () = assert!(HASHES_PER_ROUND_MAX <= LISTED_MAX);
 const AT_ONCE: usize = 8;
 /// Keys looked at in one step.
 const LOOK: usize = 1024;
-
-/// What one comparison did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Made {
-    /// Keys that differed.
-    keys: u64,
-    /// Bytes of the records that went either way.
-    bytes: u64,
-}
 
 /// Keeps to a limit of bytes a second.
 struct Pace {
@@ -90,7 +81,7 @@ impl Inner {
                     // As if the last ones had been spread over the interval before this start.
                     self.now() + scrub_interval.mul_f64(lock(&self.rng).random_range(0.0..1.0))
                 }) <= self.now();
-                match Box::pin(self.repair_partition(*partition, due)).await {
+                match Box::pin(self.repair_partition(*partition, due, &mut Vec::new())).await {
                     Ok(()) if due => drop(scrub_at.insert(*partition, self.now() + scrub_interval)),
                     Ok(()) => {}
                     Err(why) => {
@@ -106,11 +97,17 @@ impl Inner {
         }
     }
 
-    /// Compares a partition with every other primary; `scrub`: reads all of it before.
+    /// Compares a partition with every other primary; `scrub`: reads all of it before. Enters in `told` how it went with
+    /// each, also when it is given up midway.
     ///
     /// # Errors
     /// When one of them could not be compared with, or a damaged record is nowhere to be had. The others were.
-    async fn repair_partition(&self, partition: PartitionId, scrub: bool) -> Result<(), String> {
+    pub(super) async fn repair_partition(
+        &self,
+        partition: PartitionId,
+        scrub: bool,
+        told: &mut Vec<Compared>,
+    ) -> Result<(), String> {
         let list = self.preference_of(partition);
         let others: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
         let was_refilled = self.store.partition_state(partition).0.refilled;
@@ -120,21 +117,27 @@ impl Inner {
         }
         let doubts = self.store.doubts();
         let down = self.down();
-        for other in others {
+        told.extend(others.into_iter().map(Compared::not_yet));
+        for made in told {
+            let other = made.other;
             let compared = if down.contains(&other) {
                 Err("it is down".to_owned())
             } else {
-                self.exchange(partition, other).await
+                self.exchange(partition, other, made).await
             };
             match compared {
-                Ok(made) => {
+                Ok(()) => {
+                    made.ended = Ended::Done;
                     self.metrics.exchanges.one();
                     if made.keys > 0 {
                         point!("exchange-repaired");
                         tracing::info!(%partition, %other, keys = made.keys, bytes = made.bytes, "made equal");
                     }
                 }
-                Err(why) => failure = failure.and(Err(format!("{other}: {why}"))),
+                Err(why) => {
+                    failure = failure.and(Err(format!("{other}: {why}")));
+                    made.ended = Ended::Failed(why);
+                }
             }
         }
         failure?;
@@ -157,7 +160,12 @@ impl Inner {
     }
 
     /// Makes a partition equal with another primary's.
-    async fn exchange(&self, partition: PartitionId, other: NodeId) -> Result<Made, String> {
+    async fn exchange(
+        &self,
+        partition: PartitionId,
+        other: NodeId,
+        made: &mut Compared,
+    ) -> Result<(), String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
         let fences = self.fences(partition).await.map_err(|error| words(&error))?;
         let ask_root = TreeHashes { partition, level: 0, indices: vec![0], fences };
@@ -176,13 +184,12 @@ impl Inner {
             taken.map_err(|error| words(&error))?;
         }
         let bits = descent.bits();
-        let mut made = Made::default();
         let mut pace = Pace { began: self.now(), bytes: 0 };
         for leaves in descent.finish().chunks(LISTED_MAX) {
             point!("exchange-differs");
-            self.exchange_leaves(partition, other, bits, leaves, &mut made, &mut pace).await?;
+            self.exchange_leaves(partition, other, bits, leaves, made, &mut pace).await?;
         }
-        Ok(made)
+        Ok(())
     }
 
     async fn exchange_leaves(
@@ -191,7 +198,7 @@ impl Inner {
         other: NodeId,
         bits: LeafBits,
         leaves: &[u32],
-        made: &mut Made,
+        made: &mut Compared,
         pace: &mut Pace,
     ) -> Result<(), String> {
         let mut after: Option<(Namespace, Key)> = None;

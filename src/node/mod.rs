@@ -58,15 +58,18 @@ mod anti_entropy;
 mod batch;
 pub mod coordinator;
 mod drivers;
+mod explain;
 mod fences;
 mod founding;
 mod gossip;
 mod handoff;
 pub mod layouts;
 mod listing;
+mod look;
 pub mod metrics;
 mod pace;
 mod reaping;
+mod repair;
 mod replica;
 mod reply;
 mod scan;
@@ -221,6 +224,7 @@ pub(crate) struct Inner {
     started: Mono,
     layouts: Mutex<Layouts>,
     adopting: AsyncMutex<()>,
+    repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
     stop: Arc<Watched<bool>>,
@@ -314,6 +318,7 @@ impl Node {
             started,
             layouts: Mutex::new(Layouts::new(history)),
             adopting: AsyncMutex::new(()),
+            repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
             stop: Arc::new(Watched::new(false)),

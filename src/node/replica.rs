@@ -361,6 +361,7 @@ impl PeerService {
                 let Join { node: joining } = read(frame)?;
                 Ok(answer(frame, &node.welcome_member(joining)?))
             }
+            net::Inspect::KIND => Ok(answer(frame, &node.inspect_own(&read(frame)?).await?)),
             kind => Ok(unknown_operation(frame, kind)),
         }
     }

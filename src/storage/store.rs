@@ -542,6 +542,14 @@ impl Store {
         self.inner.partitions.iter().map(|partition| lock(partition).index(table).len()).sum()
     }
 
+    /// Keys of one partition in a table.
+    ///
+    /// # Panics
+    /// When the partition is not below Q.
+    pub fn keys_in(&self, table: Table, partition: PartitionId) -> usize {
+        lock(self.inner.partition(partition).expect("a partition below Q")).index(table).len()
+    }
+
     /// Whether a table has no key.
     pub fn is_empty(&self, table: Table) -> bool {
         self.len(table) == 0

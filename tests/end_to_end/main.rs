@@ -9,6 +9,7 @@ mod doors;
 mod handoff;
 mod idle;
 mod import_files;
+mod look;
 mod packages;
 mod program;
 mod restarts;

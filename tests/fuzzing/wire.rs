@@ -190,6 +190,67 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
         in_flight: 2,
     };
     enter(&mut all, &status);
+    enter(&mut all, &Explain { namespace: Namespace(0), key: key() });
+    let sibling = SiblingView {
+        dot: dot(300),
+        write_id: WriteId(7),
+        value_len: Some(3),
+        written_at: Wall(8),
+        expires_at: Some(Wall(9)),
+    };
+    let held = HeldCopy {
+        version_hash: 5,
+        context: vec![(dot(300).actor, 300)],
+        context_len: 1,
+        siblings: vec![sibling],
+        siblings_len: 1,
+        owed_to: vec![NodeId(3)],
+    };
+    let inspected = InspectReply {
+        incarnations: vec![Incarnation(0x1122)],
+        data: CopyView::Held(held),
+        guest: CopyView::Unreadable("damaged".to_owned()),
+        refilled: true,
+        fence: 1,
+        committed: 1,
+        bits: 4,
+        leaf: 3,
+        leaf_hash: 77,
+    };
+    enter(&mut all, &Inspect { namespace: Namespace(0), key: key() });
+    enter(&mut all, &inspected);
+    let member = |told| MemberView {
+        node,
+        is_primary: true,
+        zone: "a".to_owned(),
+        state: PeerState::Down(PeerDown::Silent),
+        heard_ms_ago: 9_000,
+        told,
+    };
+    let explained = ExplainReply {
+        partition: PartitionId(3),
+        layout,
+        asked: node,
+        now: Wall(10),
+        members: vec![member(Ok(inspected)), member(Err("no answer".to_owned()))],
+        words: vec!["all 3 replicas agree".to_owned()],
+    };
+    enter(&mut all, &explained);
+    enter(&mut all, &Trees { partition: Some(PartitionId(3)) });
+    let tree = TreeView {
+        partition: PartitionId(3),
+        root: 77,
+        bits: 4,
+        keys: 300,
+        refilled: true,
+        fence: 2,
+        committed: 1,
+    };
+    enter(&mut all, &TreesReply { trees: vec![tree, tree] });
+    enter(&mut all, &Repair { partition: PartitionId(3) });
+    let failed = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(node) };
+    let compared = vec![failed, Compared { keys: 3, bytes: 300, ended: Ended::Done, other: node }];
+    enter(&mut all, &RepairReply { compared, trouble: Some("damaged".to_owned()) });
     let namespace = Namespace(0);
     enter(&mut all, &Fetch { namespace, key: key(), unless: Some(9) });
     let fences = Fences { raised: 300, committed: 299 };

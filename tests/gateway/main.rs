@@ -10,6 +10,7 @@ mod cluster;
 
 mod bad_input;
 mod batches;
+mod explanations;
 mod http;
 mod keys;
 mod metrics;

@@ -7,6 +7,7 @@ mod batches;
 mod client;
 mod hostile;
 mod layouts;
+mod look;
 mod ports;
 mod scans;
 mod single_key;

@@ -10,6 +10,7 @@
 //! | `options` | what a request may ask for besides its key: quorum, context, condition, expiry, … |
 //! | `client` | the operations: get, put and delete, batches, scan, layout, ping, status |
 //! | `peer` | what nodes ask of each other |
+//! | `look` | what is asked by who looks into a cluster |
 //! | `bounded` | lists that are refused at the first item too many |
 //! | `v1` | the forms of version 1, where they differ |
 //!
@@ -32,6 +33,7 @@ mod client;
 mod handshake;
 #[cfg(test)]
 mod hashes;
+mod look;
 mod options;
 mod peer;
 #[cfg(test)]
@@ -47,6 +49,10 @@ pub use client::{
     SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply, Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
+pub use look::{
+    Compared, CopyView, Ended, Explain, ExplainReply, HeldCopy, Inspect, InspectReply, MemberView, Repair,
+    RepairReply, SiblingView, TOLD_MAX, TreeView, Trees, TreesReply, WORDS_MAX,
+};
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
     AskFences, AskFencesReply, Commit, CommitReply, DROPPED_MAX, Fetch, FetchMany, FetchManyReply,
@@ -184,6 +190,12 @@ messages! {
     2 0x8108 StatusReply;
     2 0x0109 Hints;
     2 0x8109 HintsReply;
+    2 0x010a Repair;
+    2 0x810a RepairReply;
+    2 0x010b Trees;
+    2 0x810b TreesReply;
+    2 0x010c Explain;
+    2 0x810c ExplainReply;
     2 0x010d Reaping;
     2 0x810d ReapingReply;
     1 0x0201 Fetch was v1::Fetch;
@@ -210,6 +222,8 @@ messages! {
     2 0x820b AskFencesReply;
     2 0x0210 Join;
     2 0x8210 JoinReply;
+    2 0x0211 Inspect;
+    2 0x8211 InspectReply;
 }
 
 /// The name of a kind, for log lines.
@@ -226,6 +240,7 @@ pub fn is_spoken(kind: u16, version: u8) -> bool {
 pub fn is_read(kind: u16) -> bool {
     [Get::KIND, MultiGet::KIND, Scan::KIND, GetLayout::KIND, Ping::KIND, Status::KIND, Hints::KIND]
         .contains(&kind)
+        || [Trees::KIND, Explain::KIND, Inspect::KIND].contains(&kind)
         || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND, TreeHashes::KIND, LeafKeys::KIND].contains(&kind)
         || [AskFences::KIND, Reaping::KIND].contains(&kind)
 }

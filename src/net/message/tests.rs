@@ -73,6 +73,9 @@ fn what_version_1_cannot_say_is_not_sent() {
     assert!(lww.to_frame(head(1)).is_err());
     assert!(MultiGet::default().to_frame(head(1)).is_err());
     assert!(Scan::all().to_frame(head(1)).is_err());
+    let explain = Explain { namespace: Namespace(0), key: put().key };
+    assert!(explain.to_frame(head(1)).is_err());
+    assert!(Repair { partition: crate::types::PartitionId(0) }.to_frame(head(1)).is_err());
 }
 
 #[test]

@@ -180,6 +180,70 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     };
     checked.check("scan reply, version 2", &page, answer(2));
     checked.check("status, version 2", &Status, head(2));
+    let partition = crate::types::PartitionId(9);
+    checked.check("repair, version 2", &Repair { partition }, head(2));
+    let namespace = crate::types::Namespace(0);
+    checked.check("explain, version 2", &Explain { namespace, key: key.clone() }, head(2));
+    let told = InspectReply {
+        incarnations: vec![Incarnation(0x1122)],
+        data: CopyView::Held(HeldCopy {
+            version_hash: super::hashes::record().version_hash(),
+            context: vec![(dot.actor, 300)],
+            context_len: 1,
+            siblings: vec![SiblingView {
+                dot,
+                write_id: WriteId(7),
+                value_len: Some(3),
+                written_at: Wall(1_700_000_000_000),
+                expires_at: None,
+            }],
+            siblings_len: 1,
+            owed_to: vec![NodeId(2)],
+        }),
+        guest: CopyView::Absent,
+        refilled: true,
+        fence: 2,
+        committed: 1,
+        bits: 4,
+        leaf: 9,
+        leaf_hash: 0x0123_4567_89ab_cdef,
+    };
+    checked.check("inspect, version 2", &Inspect { namespace, key: key.clone() }, head(2));
+    checked.check("inspect reply, version 2", &told, answer(2));
+    let (state, why) = (PeerState::Down(PeerDown::Silent), "no answer".to_owned());
+    let first = MemberView {
+        node: NodeId(1),
+        is_primary: true,
+        zone: String::new(),
+        state: PeerState::Up,
+        heard_ms_ago: 0,
+        told: Ok(told),
+    };
+    let second = MemberView {
+        node: NodeId(2),
+        zone: "b".to_owned(),
+        state,
+        heard_ms_ago: 9000,
+        told: Err(why),
+        ..first.clone()
+    };
+    let reply = ExplainReply {
+        partition,
+        layout: welcome.layout,
+        asked: NodeId(1),
+        now: Wall(1_700_000_000_000),
+        members: vec![first, second],
+        words: vec!["the only replica was read".to_owned()],
+    };
+    checked.check("explain reply, version 2", &reply, answer(2));
+    checked.check("trees, version 2", &Trees { partition: Some(partition) }, head(2));
+    let (refilled, root) = (true, 0x0123_4567_89ab_cdef);
+    let tree = TreeView { partition, root, bits: 4, keys: 300, refilled, fence: 2, committed: 1 };
+    checked.check("trees reply, version 2", &TreesReply { trees: vec![tree] }, answer(2));
+    let done = Compared { other: NodeId(2), keys: 1, bytes: 300, ended: Ended::Done };
+    let down = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(NodeId(3)) };
+    let reply = RepairReply { compared: vec![done, down], trouble: None };
+    checked.check("repair reply, version 2", &reply, answer(2));
     let fetch = Fetch { namespace: Default::default(), key, unless: Some(0x0123_4567_89ab_cdef) };
     checked.check("fetch, version 1", &Fetch { unless: None, ..fetch.clone() }, head(1));
     checked.check("fetch, version 2", &fetch, head(2));
