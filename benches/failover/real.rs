@@ -263,13 +263,10 @@ async fn handoff(nodes: u64) {
     cluster.nodes[away].start();
     let (ready_in, ready) = (starting.elapsed(), Instant::now());
     let mut left = kept;
-    let mut first = None;
     while left > 0 && ready.elapsed() < Duration::from_secs(300) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Counting visits every record that is kept, on every node: often, it would be what is measured.
+        tokio::time::sleep(Duration::from_millis((left / 30).clamp(200, 3000))).await;
         left = kept_for(&cluster, id);
-        if left + 1000 < kept {
-            first.get_or_insert(ready.elapsed());
-        }
     }
     let took = ready.elapsed();
     stop.store(true, Ordering::SeqCst);
@@ -280,11 +277,9 @@ async fn handoff(nodes: u64) {
         put_in.as_secs_f64()
     );
     println!(
-        "  delivered {:.1} s after the node was ready (mark 20), which took {:.2} s; the first thousand after {:.1} s; \
-         {left} left",
+        "  delivered {:.1} s after the node was ready (mark 20), which took {:.2} s; {left} left",
         took.as_secs_f64(),
-        ready_in.as_secs_f64(),
-        first.unwrap_or_default().as_secs_f64()
+        ready_in.as_secs_f64()
     );
     let row = |what: &str, times: &Histogram<u64>, failed: u64| {
         let at = |place| ms(times.value_at_percentile(place));
