@@ -8,6 +8,9 @@
 //! | not a byte left | another node | another node |
 //! | no answer | another node | **unknown**, never sent again |
 //!
+//! After *no answer*, a refusal that passes, or a write that was answered with *unknown*, other nodes are asked before that one for a
+//! while (`pool`).
+//!
 //! When no node is left to try, or an overloaded one asks for time, the operation pauses, each time twice as long and
 //! shortened at random, and starts over with the first. A try of a read gets half of the time that is left, so that a
 //! silent node does not use up all of it; the only try of a write that may have arrived gets all.
@@ -93,6 +96,17 @@ impl Inner {
         request: &impl Message,
         asked: Asked,
     ) -> Result<A, ClientError> {
+        self.run_told(kind, target, request, asked).await.map(|(answer, _)| answer)
+    }
+
+    /// The same, and who has answered.
+    pub(super) async fn run_told<A: Message>(
+        &self,
+        kind: Kind,
+        target: Target<'_>,
+        request: &impl Message,
+        asked: Asked,
+    ) -> Result<(A, Addr), ClientError> {
         if self.config.addrs.is_empty() {
             return Err(ClientError::Invalid("the client has no address to go to".to_owned()));
         }
@@ -114,7 +128,7 @@ impl Inner {
             };
             let limit = self.limit(kind, asked);
             tries.last = match self.try_at(addr, request, asked, limit).await {
-                Tried::Answered(answer) => return Ok(answer),
+                Tried::Answered(answer) => return Ok((answer, addr.clone())),
                 Tried::Unspeakable(reason) => return Err(ClientError::Invalid(reason)),
                 Tried::Refused(refusal) if passes(refusal.code) => {
                     self.refused_for_now(addr, &refusal, &mut tries, asked).await?
@@ -144,6 +158,9 @@ impl Inner {
         asked: Asked,
     ) -> Result<ClientError, ClientError> {
         let refused = ClientError::Refused(refusal.clone());
+        if refusal.code != RefusalCode::WrongLayout {
+            self.pool.doubt(addr);
+        }
         match refusal.code {
             // The same node again, and the right one this time.
             RefusalCode::WrongLayout => {

@@ -190,7 +190,12 @@ impl Client {
         let write_id = options.write_id.unwrap_or_else(|| self.write_id());
         let put: Put = options.put(key, value, write_id);
         let target = Target::Key(put.namespace, key);
-        written(self.inner.run(Kind::Write, target, &put, asked).await?)
+        let (reply, addr) = self.inner.run_told(Kind::Write, target, &put, asked).await?;
+        let outcome = written(reply);
+        if outcome.is_err() {
+            self.inner.pool.doubt(&addr);
+        }
+        outcome
     }
 
     /// The layouts that are active, newest first, as the client knows them.

@@ -8,6 +8,10 @@
 //! at random so that the clients of a node that comes back do not all come at once. One dial at a time to each
 //! node; who needs the first connection waits for it, everybody else goes on with those that stand.
 //!
+//! A node that has left a request unanswered, refused one for now, or could not say what became of a write, is *in doubt*
+//! for a second: it may be paused, busy or cut off from the others, and still takes connections. Others are asked first.
+//! Without that whoever makes an unknown write again comes to the same node, and finds out nothing until it is well.
+//!
 //! The first node that answers says which cluster the client is for, unless its configuration did. From then on a node of
 //! another one, as may come up at an address that was given to somebody else, is left alone like one that is down; nothing
 //! is ever sent to it.
@@ -33,6 +37,11 @@ use crate::types::{ClusterId, Mono};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(3);
+/// For so long others are asked before a node that is in doubt. Then it is asked again: of a client that asks often,
+/// some requests a second find out that it still says nothing.
+const DOUBT: Duration = Duration::from_secs(1);
+/// A request that had less time than this and was not answered says nothing of the node.
+const SILENCE_MIN: Duration = Duration::from_millis(20);
 /// Longest time for opening a connection; an operation with less time left gives up earlier.
 const OPEN_MAX: Duration = Duration::from_secs(2);
 /// A connection with this many requests in flight is busy. Half of what a node reads from one at once.
@@ -81,6 +90,7 @@ struct Connection {
 struct State {
     connections: Vec<Arc<Connection>>,
     down: Option<Down>,
+    doubted_until: Mono,
 }
 
 /// One node.
@@ -186,15 +196,31 @@ impl Pool {
         self.slots().retain(|addr, _| addrs.contains(addr));
     }
 
-    /// The first of `candidates` that is neither to be avoided nor being left alone.
+    /// The first of `candidates` that is neither to be avoided nor being left alone; when all those are in doubt, that for
+    /// which the doubt is oldest.
     pub(super) fn pick<'a>(&self, candidates: &'a [Addr], avoid: &[Addr]) -> Option<&'a Addr> {
         let now = self.now();
         let slots = self.slots();
-        let is_up = |addr: &Addr| {
-            let down = |slot: &Arc<Slot>| slot.state().down.as_ref().is_some_and(|down| now < down.until);
-            !slots.get(addr).is_some_and(down)
-        };
-        candidates.iter().find(|addr| !avoid.contains(addr) && is_up(addr))
+        let mut doubted: Option<(Mono, &Addr)> = None;
+        for addr in candidates.iter().filter(|addr| !avoid.contains(addr)) {
+            let Some(slot) = slots.get(addr) else { return Some(addr) };
+            let state = slot.state();
+            if state.down.as_ref().is_some_and(|down| now < down.until) {
+                continue;
+            }
+            if now >= state.doubted_until {
+                return Some(addr);
+            }
+            if doubted.is_none_or(|(until, _)| state.doubted_until < until) {
+                doubted = Some((state.doubted_until, addr));
+            }
+        }
+        doubted.map(|(_, addr)| addr)
+    }
+
+    /// Asks others before this node for a while: it says nothing, or nothing that helps.
+    pub(super) fn doubt(&self, addr: &Addr) {
+        self.slot(addr).state().doubted_until = self.now() + DOUBT;
     }
 
     /// Why the candidates that are left alone are. Waiting helps, unless each of them belongs to another cluster.
@@ -224,7 +250,7 @@ impl Pool {
         let link = &connection.0.link;
         let head = FrameHead { version: link.welcome().version, ..head };
         let frame = request(head).map_err(|error| Failed::Unspeakable(error.to_string()))?;
-        let received = link.received();
+        let (received, asked) = (link.received(), self.now());
         let answer = link.exchange(self.clock.as_ref(), frame, deadline).await;
         let (failed, dead) = match answer {
             Ok(frame) => return Ok(frame),
@@ -234,6 +260,9 @@ impl Pool {
             // Nothing at all came while we waited: the connection may be cut without knowing it.
             Err(error) => {
                 let dead = link.is_broken() || link.received() == received;
+                if link.is_broken() || self.now().since(asked) >= SILENCE_MIN {
+                    self.doubt(addr);
+                }
                 (Failed::NoAnswer(format!("{addr}: {error}")), dead)
             }
         };

@@ -31,6 +31,8 @@ use crate::support::{Cluster, MemoryNet, key, member};
 /// What a node does with a request.
 enum Reaction {
     Applied,
+    /// Says that nobody knows what became of the write.
+    Unknown,
     Refuse(Refusal),
     /// Takes it and says nothing.
     Silence,
@@ -105,6 +107,7 @@ async fn connection(
                 Reaction::HangUp => return None,
                 Reaction::Refuse(refusal) => refusal.to_frame(head),
                 Reaction::Applied => applied(&frame, head),
+                Reaction::Unknown => unknown(head),
             },
         };
         writer.write_all(&answer.unwrap().encode()).await.ok()?;
@@ -127,17 +130,25 @@ fn applied(request: &Frame, head: FrameHead) -> Result<Frame, ringdove::net::cod
             replicas: Replicas::default(),
         }
         .to_frame(head),
-        Put::KIND => PutReply {
-            outcome: PutOutcome::Applied,
-            dot: None,
-            overwrote: Vec::new(),
-            siblings: Vec::new(),
-            written: None,
-            context: Bytes::new(),
-            replicas: Replicas::default(),
-        }
-        .to_frame(head),
+        Put::KIND => ended(PutOutcome::Applied).to_frame(head),
         kind => panic!("the script has no answer to {kind:#06x}"),
+    }
+}
+
+fn unknown(head: FrameHead) -> Result<Frame, ringdove::net::codec::CodecError> {
+    let reason = "as the script says".to_owned();
+    ended(PutOutcome::Unknown { have: 1, need: 2, reason }).to_frame(head)
+}
+
+fn ended(outcome: PutOutcome) -> PutReply {
+    PutReply {
+        outcome,
+        dot: None,
+        overwrote: Vec::new(),
+        siblings: Vec::new(),
+        written: None,
+        context: Bytes::new(),
+        replicas: Replicas::default(),
     }
 }
 
@@ -256,6 +267,44 @@ async fn what_every_node_refuses_for_now_ends_refused_after_a_bounded_number_of_
 }
 
 #[tokio::test]
+async fn who_makes_an_unknown_write_again_is_not_sent_to_the_same_node() {
+    for answers in [true, false] {
+        let (net, layouts, seen) =
+            three(move |_| if answers { Reaction::Unknown } else { Reaction::Silence }).await;
+        let client = client(&net, &[2, 3]);
+        let id = Some(client.write_id());
+        let timeout = Some(Duration::from_millis(200));
+        let options = WriteOptions { timeout, write_id: id, ..WriteOptions::default() };
+        let key = key_of(&layouts, 1);
+        let first = client.put(&key, "grey", &options).await;
+        assert!(matches!(first, Err(ClientError::Unknown(_))), "{first:?}");
+        client.put(&key, "grey", &options).await.expect("the others are well");
+        client.get(&key, &ReadOptions::default()).await.expect("the others are well");
+        assert_eq!((writes(&seen)[0], seen[0].count(Get::KIND)), (1, 0), "answers: {answers}");
+        // It may be well again, and is the best one for its keys.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert!(client.put(&key, "grey", &options).await.is_err());
+        assert_eq!(writes(&seen)[0], 2, "answers: {answers}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_in_doubt_is_better_than_none() {
+    let net = MemoryNet::default();
+    let layouts = vec![first_layout(3)];
+    let turn = AtomicUsize::new(0);
+    let script: Script = Arc::new(move |_| match turn.fetch_add(1, Ordering::SeqCst) {
+        0 => Reaction::Unknown,
+        _ => Reaction::Applied,
+    });
+    let seen = scripted(&net, 1, layouts.clone(), script).await;
+    let client = client(&net, &[1]);
+    assert!(client.put(&key("dove"), "grey", &WriteOptions::default()).await.is_err());
+    client.put(&key("dove"), "grey", &WriteOptions::default()).await.expect("it is the only one");
+    assert_eq!(seen.count(Put::KIND), 2);
+}
+
+#[tokio::test]
 async fn a_read_goes_on_when_a_node_is_silent_or_hangs_up() {
     for broken in [true, false] {
         let (net, layouts, seen) =
@@ -357,6 +406,8 @@ async fn many_requests_share_a_connection_and_never_open_more_than_allowed() {
     };
     ask(100).await;
     assert_eq!((seen[0].connections.load(Ordering::SeqCst), seen[0].count(Put::KIND)), (1, 100));
+    // Until then it is in doubt, and others would be asked.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     ask(500).await;
     // The first was given up, because nothing ever came over it.
     assert_eq!((seen[0].connections.load(Ordering::SeqCst), seen[0].count(Put::KIND)), (3, 600));
