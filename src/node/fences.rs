@@ -88,8 +88,8 @@ impl NotKept {
 enum Elsewhere {
     /// One of them the very same.
     Same,
-    /// These siblings; and whether all of them have said so.
-    Alive { alive: BTreeSet<Dot>, all: bool },
+    /// These siblings.
+    Alive(BTreeSet<Dot>),
 }
 
 /// A partition's state as it is shown to others.
@@ -156,21 +156,31 @@ impl Inner {
     /// Gives up this node's copies of a partition if a round was committed that its disk knows nothing of; a partition without
     /// copies takes over the fence.
     pub(super) async fn catch_up(&self, partition: PartitionId, theirs: Fences) -> Result<(), StorageError> {
+        self.catch_up_to(partition, theirs, theirs.committed).await
+    }
+
+    /// As [`Inner::catch_up`], for a disk that must have known the fence `known`: of a commit, or of a vote of this node's own.
+    async fn catch_up_to(
+        &self,
+        partition: PartitionId,
+        theirs: Fences,
+        known: u64,
+    ) -> Result<(), StorageError> {
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
             return Ok(());
         }
-        if own.raised >= theirs.committed {
+        if own.raised >= known {
             return Ok(());
         }
         let _alone = self.fence_watch.catching_up.lock().await;
-        if self.store.partition_state(partition).0.fence >= theirs.committed {
+        if self.store.partition_state(partition).0.fence >= known {
             return Ok(());
         }
         point!("copies-given-up");
         lock(&self.fence_watch.stale).insert(partition);
         // As long as it fails nothing is shown.
-        let records = self.give_up(partition, theirs).await?;
+        let records = self.give_up(partition, theirs, known).await?;
         lock(&self.fence_watch.stale).remove(&partition);
         self.metrics.copies_given_up.add(records);
         tracing::warn!(
@@ -182,7 +192,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn give_up(&self, partition: PartitionId, theirs: Fences) -> Result<u64, StorageError> {
+    async fn give_up(&self, partition: PartitionId, theirs: Fences, known: u64) -> Result<u64, StorageError> {
         // Not refilled first, the fence last: a crash between them does it all again.
         let (_, position) = self
             .store
@@ -206,7 +216,7 @@ impl Inner {
                 after = Some((last.namespace, last.key.clone()));
                 let slots = page.into_iter().map(|found| {
                     let slot = Slot { table, partition, namespace: found.namespace, key: found.key };
-                    self.give_up_one(slot, theirs.committed)
+                    self.give_up_one(slot, known)
                 });
                 let mut going = stream::iter(slots).buffer_unordered(AT_ONCE);
                 while let Some(gone) = going.next().await {
@@ -217,7 +227,8 @@ impl Inner {
         let (_, position) = self
             .store
             .update_partition(partition, |state| {
-                state.fence = state.fence.max(theirs.raised).max(theirs.committed);
+                state.fence = state.fence.max(theirs.raised).max(known);
+                // A vote of this node's own is not a commit: told to others as one, it would make them give up what they hold.
                 state.committed = state.committed.max(theirs.committed);
                 (Change::Write, ())
             })
@@ -236,25 +247,24 @@ impl Inner {
         version_hash: u64,
         committed: u64,
     ) -> Result<Elsewhere, StorageError> {
-        let (mut alive, mut asked, mut others) = (BTreeSet::new(), 0, 0);
+        let (mut alive, mut asked) = (BTreeSet::new(), false);
         let list = self.preference_of(slot.partition);
         let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless: Some(version_hash) };
         for other in list.primaries().filter(|node| *node != self.id) {
-            others += 1;
             let reply: Result<FetchReply, CallError> = self.call(other, &fetch, self.errand()).await;
             let Some(FetchReply { record, .. }) = reply.ok().filter(|reply| reply.fences.raised >= committed)
             else {
                 continue;
             };
             let Some(record) = record else { return Ok(Elsewhere::Same) };
-            asked += 1;
+            asked = true;
             alive.extend(record.siblings().iter().map(|sibling| sibling.dot));
         }
-        if asked == 0 {
+        if !asked {
             let message = "the copy may be older than what was agreed to be forgotten, and no other replica can be asked";
             return Err(StorageError::Corrupt(message.to_owned()));
         }
-        Ok(Elsewhere::Alive { alive, all: asked == others })
+        Ok(Elsewhere::Alive(alive))
     }
 
     /// Gives up of one copy what no other primary holds, except for what this start of the node has written.
@@ -276,12 +286,12 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        let (alive, all) = match self.held_elsewhere(&slot, version_hash, committed).await? {
+        let alive = match self.held_elsewhere(&slot, version_hash, committed).await? {
             Elsewhere::Same => return Ok(false),
-            Elsewhere::Alive { alive, all } => (alive, all),
+            Elsewhere::Alive(alive) => alive,
         };
         let keep = |entry: &mut Entry, _: &PartitionState| {
-            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot), all);
+            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot));
             if left == entry.copy.record {
                 return (Change::Keep, false);
             }
@@ -388,8 +398,8 @@ impl Inner {
                 continue;
             }
             // A vote of ours that our disk does not know of: it may be committed at any moment.
-            let committed = theirs.committed.max(heard);
-            if let Err(error) = self.catch_up(partition, Fences { committed, ..theirs }).await {
+            let known = theirs.committed.max(heard);
+            if let Err(error) = self.catch_up_to(partition, theirs, known).await {
                 tracing::debug!(%partition, %other, %error, "outdated copies are not given up yet");
                 return;
             }

@@ -33,7 +33,7 @@ use super::log::Start;
 use super::partition::{Partition, Shape};
 use super::segment::{ID_MAX, POSITION_MAX, Segment, Segments, id_of, path_of, salt_of};
 use super::walk::{Item, Walk};
-use super::{Entry, SaltSeed, Slot, StorageError, Table, directory, snapshot};
+use super::{Entry, PartitionState, SaltSeed, Slot, StorageError, Table, directory, snapshot};
 use crate::io::{Disk, File};
 use crate::net::codec;
 use crate::net::envelope::PREFIX_LEN;
@@ -134,6 +134,8 @@ pub(super) struct Replay {
     pub(super) partitions: Vec<Partition>,
     start: Option<(StartBody, u64, usize)>,
     suspects: PartitionSet,
+    /// Of these, those of which records before others may be lost.
+    holes: PartitionSet,
     /// Bytes of removal records by segment.
     removals: BTreeMap<u64, u64>,
     pub(super) corrupted: Vec<Corrupted>,
@@ -250,6 +252,7 @@ pub(super) async fn examine(
         partitions,
         start,
         suspects: PartitionSet::default(),
+        holes: PartitionSet::default(),
         removals: BTreeMap::new(),
         corrupted: Vec::new(),
         report,
@@ -414,6 +417,7 @@ impl Replay {
         tracing::error!(segment = id, from, to, "corruption: durable bytes of the log cannot be read");
         self.report.corrupt += 1;
         self.suspects.join(partitions);
+        self.holes.join(partitions);
         if self.corrupted.len() < CORRUPTED_MAX {
             self.corrupted.push(Corrupted { id, from, to, partitions: *partitions });
         }
@@ -602,6 +606,7 @@ impl Replay {
         for (partition, missing) in lost {
             self.report.corrupt += missing;
             self.suspects.insert(partition);
+            self.holes.insert(partition);
         }
     }
 
@@ -662,10 +667,14 @@ impl Replay {
                 continue;
             }
             self.report.suspects.push(number);
-            // A fence vouches for what was removed before it. What was removed may be back here: a record that a lost one had
-            // taken the place of.
-            if partition.state != super::PartitionState::default() {
-                partition.state = super::PartitionState::default();
+            // A fence vouches for what was removed before it. Behind a hole what was removed may be back: a record that a lost
+            // one had taken the place of. A lost end takes the fence along.
+            let state = match self.holes.contains(number) {
+                true => PartitionState::default(),
+                false => PartitionState { refilled: false, ..partition.state },
+            };
+            if partition.state != state {
+                partition.state = state;
                 let body = StateBody { partition: number, state: partition.state };
                 let (offset, seed) = (bytes.len() as u64, seed(&bytes));
                 let len = append_record(&mut bytes, seed, KIND_STATE, &body)?;

@@ -7,7 +7,8 @@
 //!
 //! - what a round took away is on no disk again, at once for disks that were never set back, and in the end for all;
 //! - in the end all primaries hold the same;
-//! - a write that two primaries have held is there in the end, or something that has seen it was written.
+//! - a write that two primaries have held is there in the end, or something that has seen it was written;
+//! - where no disk was set back, nothing stands beside a write that has it in its past.
 //!
 //! Each rule left out must be found to lose one of these. `RINGDOVE_MODEL_RUNS` asks for more runs.
 
@@ -38,13 +39,18 @@ fn draw(rng: &mut ChaCha8Rng) -> Event {
     let node = rng.random_range(0..NODES);
     let other = (node + rng.random_range(1..NODES)) % NODES;
     let primary = rng.random_range(0..PRIMARIES);
+    // Two leaders at once refuse each other, so one of them leads most rounds.
+    let leader = if rng.random_bool(0.8) { 0 } else { primary };
     match rng.random_range(0..100) {
-        0..=9 => Event::Put { node, blind: rng.random_bool(0.3), delete: rng.random_bool(0.6) },
-        10..=19 => Event::Send { from: node, to: other },
-        20..=45 => Event::Deliver { at: rng.random_range(0..64), again: rng.random_bool(0.2) },
-        46..=51 => Event::Repair { nodes: [node, other], to: primary },
-        52..=60 => Event::Begin { leader: primary },
-        61..=80 => Event::Vote { leader: primary, member: node },
+        0..=5 => Event::Agree,
+        6..=10 => Event::Put { node, blind: rng.random_bool(0.3), delete: rng.random_bool(0.6) },
+        11..=19 => Event::Send { from: node, to: other },
+        20..=35 => Event::Deliver { at: rng.random_range(0..64), again: rng.random_bool(0.2) },
+        36..=40 => Event::Repair { nodes: [node, other], to: primary },
+        41..=47 => Event::Begin { leader },
+        48..=63 => Event::VoteAll { leader },
+        64..=67 => Event::AskAll { node },
+        68..=80 => Event::Vote { leader, member: node },
         81..=86 => Event::Exchange { nodes: [primary, (primary + 1) % PRIMARIES] },
         87..=91 => Event::Ask { node, other },
         92..=94 => Event::Restart { node },
@@ -62,7 +68,7 @@ fn run(seed: u64, rules: Rules, reaped: &mut u64) -> Result<(), String> {
         let lines: Vec<String> = events.iter().map(|event| format!("  {event:?}")).collect();
         format!("seed {seed}: {why}, after\n{}", lines.join("\n"))
     };
-    for _ in 0..rng.random_range(20..80) {
+    for _ in 0..rng.random_range(40..160) {
         let event = draw(&mut rng);
         if world.apply(event) {
             events.push(event);
@@ -81,7 +87,7 @@ fn nothing_comes_back_and_nothing_is_lost() {
         run(seed, Rules::production(), &mut reaped).unwrap_or_else(|why| panic!("{why}"));
     }
     println!("{} runs, {reaped} records reaped", runs());
-    assert!(reaped > runs() / 20, "hardly anything was reaped: {reaped}");
+    assert!(reaped > runs() / 10, "hardly anything was reaped: {reaped}");
 }
 
 #[test]
@@ -96,6 +102,7 @@ fn every_rule_is_needed() {
         ("what was refused is sent again unread", Rules { read_again: false, ..Rules::production() }),
         ("a disk that was set back goes on", Rules { catch_up: false, ..Rules::production() }),
         ("a fence is raised by hearsay at once", Rules { settle_first: false, ..Rules::production() }),
+        ("a forgotten vote is told as a commit", Rules { vote_is_no_commit: false, ..Rules::production() }),
         ("a changed record is taken away too", Rules { compare: false, ..Rules::production() }),
     ]
     .into();

@@ -25,6 +25,7 @@ pub(crate) struct Rules {
     pub(crate) catch_up: bool,
     pub(crate) settle_first: bool,
     pub(crate) compare: bool,
+    pub(crate) vote_is_no_commit: bool,
 }
 
 impl Rules {
@@ -37,6 +38,7 @@ impl Rules {
             catch_up: true,
             settle_first: true,
             compare: true,
+            vote_is_no_commit: true,
         }
     }
 }
@@ -55,6 +57,12 @@ pub(crate) enum Event {
     Begin { leader: usize },
     /// The round's question reaches a member, its answer the leader.
     Vote { leader: usize, member: usize },
+    /// The question reaches everybody who was not asked yet.
+    VoteAll { leader: usize },
+    /// A node asks everybody how far they are.
+    AskAll { node: usize },
+    /// Everybody compares and hands over; what is under way stays so.
+    Agree,
     /// Two primaries compare fences and records.
     Exchange { nodes: [usize; 2] },
     /// A node asks another how far it is.
@@ -199,6 +207,23 @@ impl World {
             Event::Exchange { nodes: [a, b] } => {
                 self.exchange(a, b);
             }
+            Event::VoteAll { leader } => {
+                let voted: Vec<bool> = (0..NODES).map(|member| self.vote(leader, member)).collect();
+                if !voted.contains(&true) {
+                    return false;
+                }
+            }
+            Event::AskAll { node } => {
+                for other in (0..NODES).filter(|other| *other != node) {
+                    self.ask(node, other);
+                }
+            }
+            Event::Agree => {
+                for (a, b) in [(0, 1), (1, 2), (0, 2), (0, 1)] {
+                    self.hand_over(a);
+                    self.exchange(a, b);
+                }
+            }
             Event::Ask { node, other } => return self.ask(node, other),
             Event::Restart { node } => self.restart(node),
             Event::Backup { node } => self.nodes[node].backup = Some(self.nodes[node].disk.clone()),
@@ -277,10 +302,14 @@ impl World {
         true
     }
 
-    /// Gives up what nobody else holds, if a round was committed that the disk knows nothing of; whether none is left.
     fn catch_up(&mut self, node: usize, theirs: Fences) -> bool {
+        self.catch_up_to(node, theirs, theirs.committed)
+    }
+
+    /// Gives up what nobody else holds, if the disk must have known the fence `known` and does not; whether none is left.
+    fn catch_up_to(&mut self, node: usize, theirs: Fences, known: u64) -> bool {
         let own = self.nodes[node].disk.fences;
-        if own.raised >= theirs.committed || !self.rules.catch_up {
+        if own.raised >= known || !self.rules.catch_up {
             return true;
         }
         let record = self.record(node).clone();
@@ -289,8 +318,7 @@ impl World {
         let mut left = record.clone();
         if !record.siblings().iter().all(|sibling| ours(sibling.dot)) {
             let others: Vec<usize> = (0..PRIMARIES).filter(|other| *other != node).collect();
-            let good =
-                others.iter().filter(|other| self.nodes[**other].disk.fences.raised >= theirs.committed);
+            let good = others.iter().filter(|other| self.nodes[**other].disk.fences.raised >= known);
             let good: Vec<usize> = good.copied().collect();
             if good.is_empty() {
                 return false;
@@ -300,15 +328,16 @@ impl World {
                     .iter()
                     .flat_map(|other| self.record(*other).siblings().iter().map(|sibling| sibling.dot))
                     .collect();
-                left = record.only(|dot| ours(dot) || alive.contains(&dot), good.len() == others.len());
+                left = record.only(|dot| ours(dot) || alive.contains(&dot));
             }
         }
         let disk = &mut self.nodes[node].disk;
         disk.copy.record = left;
         self.cleared(node);
         let fences = &mut self.nodes[node].disk.fences;
-        fences.raised = fences.raised.max(theirs.raised).max(theirs.committed);
-        fences.committed = fences.committed.max(theirs.committed);
+        fences.raised = fences.raised.max(theirs.raised).max(known);
+        let told = if self.rules.vote_is_no_commit { theirs.committed } else { known };
+        fences.committed = fences.committed.max(told);
         true
     }
 
@@ -444,10 +473,21 @@ impl World {
     fn ask(&mut self, node: usize, other: usize) -> bool {
         let theirs = self.nodes[other].disk.fences;
         let heard = self.nodes[other].heard.get(&node).copied().unwrap_or(0);
-        if !self.catch_up(node, Fences { committed: theirs.committed.max(heard), ..theirs }) {
+        if !self.catch_up_to(node, theirs, theirs.committed.max(heard)) {
             return false;
         }
         self.nodes[node].asked.insert(other)
+    }
+
+    /// The fallback gives a primary what it keeps for it.
+    fn hand_over(&mut self, to: usize) {
+        for _ in 0..2 {
+            let disk = &self.nodes[PRIMARIES].disk;
+            if disk.targets.contains(&to) {
+                let (record, fences) = (disk.copy.record.clone(), disk.fences);
+                self.take(PRIMARIES, to, &record, fences);
+            }
+        }
     }
 
     fn exchange(&mut self, a: usize, b: usize) {
@@ -500,11 +540,9 @@ impl World {
                 if a < PRIMARIES && b < PRIMARIES {
                     self.exchange(a, b);
                 } else if a >= PRIMARIES {
-                    self.send(a, b);
-                    while let Some(message) = self.under_way.pop() {
-                        self.deliver(message);
-                    }
+                    self.hand_over(b);
                 }
+                self.under_way.clear();
             }
         }
         for (id, node) in self.nodes.iter().enumerate() {
@@ -517,6 +555,11 @@ impl World {
             return Err(format!("the nodes hold different things in the end: {records:?}"));
         }
         let there: BTreeSet<Dot> = self.record(0).siblings().iter().map(|sibling| sibling.dot).collect();
+        let stale = there.iter().find(|dot| there.iter().any(|other| self.writes[other].0.contains(*dot)));
+        // Of a disk that was set back more is forgotten than has to be: it may show what it had overwritten.
+        if let Some(dot) = stale.filter(|_| self.budget > 0) {
+            return Err(format!("{dot:?} stands beside a write that has it in its past"));
+        }
         for (dot, (_, deleted)) in self.writes.iter().filter(|(dot, _)| self.safe.contains(*dot)) {
             let overwritten = self.writes.values().any(|(past, _)| past.contains(dot));
             if !deleted && !overwritten && !there.contains(dot) {

@@ -125,11 +125,8 @@ fn of_a_copy_that_is_given_up_the_own_writes_of_this_start_stay() {
         &[value(dot(1, 5)), tombstone(dot(2, 4)), value(dot(9, 2))],
     );
     let ours = |dot: Dot| dot.actor.incarnation == Incarnation(9);
-    let left = copy.only(ours, false);
+    let left = copy.only(ours);
     // What it had overwritten below the lost siblings it still has.
     assert_eq!(left, record(&[dot(1, 4), dot(2, 3), dot(9, 2)], &[value(dot(9, 2))]));
-    // Known to be dead, what is lost stays overwritten.
-    let all = [dot(1, 7), dot(2, 4), dot(9, 2)];
-    assert_eq!(copy.only(ours, true), record(&all, &[value(dot(9, 2))]));
-    assert_eq!(copy.only(|_| false, true), Record::new());
+    assert_eq!(copy.only(|_| false), Record::new());
 }

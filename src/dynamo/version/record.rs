@@ -411,16 +411,13 @@ impl Record {
     }
 
     /// What is left of a copy that may be older than what the others have agreed to forget: the siblings whose dots are to be
-    /// kept. `dead`: all the others are known to be overwritten or forgotten. If not, the claim to have seen any of them goes
-    /// too, and with it that of having seen what their actors wrote later; a vector cannot say less.
-    pub fn only(&self, keep: impl Fn(Dot) -> bool, dead: bool) -> Record {
+    /// kept, without the claim to have seen any of the others: one may be on its way somewhere, and alive. With it goes the
+    /// claim to have seen what their actors wrote later; a vector cannot say less.
+    pub fn only(&self, keep: impl Fn(Dot) -> bool) -> Record {
         let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) =
             self.siblings.iter().cloned().partition(|sibling| keep(sibling.dot));
         if siblings.is_empty() {
             return Record::new();
-        }
-        if dead {
-            return Record { context: self.context.clone(), siblings };
         }
         let below = |(actor, counter): (ActorId, u64)| {
             let lost = lost.iter().filter(|lost| lost.dot.actor == actor).map(|lost| lost.dot.counter - 1);
