@@ -255,6 +255,8 @@ impl Node {
             request,
             own: fetching,
             fence,
+            r,
+            is_outdated: false,
             answer: Some(answer),
         };
         tokio::spawn(driver.drive(machine, actions).in_current_span());

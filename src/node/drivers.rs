@@ -37,6 +37,10 @@ pub(super) struct GetDriver {
     pub(super) own: Option<BoxFuture<'static, Fetched>>,
     /// The lowest fence of what has come in.
     pub(super) fence: u64,
+    /// Replicas that the read needs.
+    pub(super) r: usize,
+    /// An answer has shown that this node's own copy is older than what was agreed to be forgotten.
+    pub(super) is_outdated: bool,
     pub(super) answer: Option<oneshot::Sender<Result<GetDone, GetShortfall>>>,
 }
 
@@ -63,6 +67,16 @@ impl GetDriver {
                         }));
                     }
                     GetAction::Answer(answer) => {
+                        // The own copy may be in it already.
+                        let answer = answer.and_then(|done| match self.is_outdated {
+                            false => Ok(done),
+                            true => Err(GetShortfall {
+                                have: 0,
+                                need: self.r,
+                                timed_out: false,
+                                replicas: done.replicas,
+                            }),
+                        });
                         if let Some(asker) = self.answer.take() {
                             let _ = asker.send(answer);
                         }
@@ -119,6 +133,7 @@ impl GetDriver {
         }
         if own.raised < fences.committed {
             // It is this node that is behind.
+            self.is_outdated = true;
             let inner = self.node.clone();
             tokio::spawn(async move {
                 if let Err(error) = inner.catch_up(partition, fences).await {

@@ -168,6 +168,7 @@ impl Inner {
     ) -> Result<(), StorageError> {
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
+            lock(&self.fence_watch.stale).remove(&partition);
             return Ok(());
         }
         if own.raised >= known {
@@ -175,6 +176,7 @@ impl Inner {
         }
         let _alone = self.fence_watch.catching_up.lock().await;
         if self.store.partition_state(partition).0.fence >= known {
+            lock(&self.fence_watch.stale).remove(&partition);
             return Ok(());
         }
         point!("copies-given-up");
@@ -393,6 +395,14 @@ impl Inner {
         let reply: Result<AskFencesReply, CallError> =
             self.call(other, &AskFences { node: self.id }, self.errand()).await;
         let Ok(AskFencesReply { fences }) = reply else { return };
+        // From now on nothing is shown of what is outdated, however long the giving up takes.
+        for (partition, theirs, heard) in &fences {
+            if partition.0 < self.descriptor.partitions.get()
+                && self.store.partition_state(*partition).0.fence < theirs.committed.max(*heard)
+            {
+                lock(&self.fence_watch.stale).insert(*partition);
+            }
+        }
         for (partition, theirs, heard) in fences {
             if partition.0 >= self.descriptor.partitions.get() {
                 continue;
