@@ -272,12 +272,15 @@ impl Plan {
 
     /// The plan of a seed of a scenario.
     pub fn draw_for(scenario: Scenario, run_seed: u64) -> Plan {
-        Plan::of(run_seed, RunSettings::draw_for(scenario, run_seed))
+        let settings = RunSettings::draw_for(scenario, run_seed);
+        let entries = draw::entries(scenario, run_seed, &settings);
+        Plan { version: VERSION, seed: run_seed, settings, entries }
     }
 
     /// The faults of a seed for a cluster with these settings.
     pub fn of(run_seed: u64, settings: RunSettings) -> Plan {
-        let entries = draw::entries(run_seed, &settings);
+        let scenario = if settings.destroys { Scenario::Destroy } else { Scenario::Swarm };
+        let entries = draw::entries(scenario, run_seed, &settings);
         Plan { version: VERSION, seed: run_seed, settings, entries }
     }
 

@@ -1,7 +1,8 @@
 //! Kinds of runs: what a seed's settings and faults are drawn for.
 //!
 //! The default swarm is where seeds belong that say nothing else. The others exist because what they do would spoil the
-//! swarm's checks (a disk that is destroyed takes what it alone held) or needs another world (the real `TcpNet`).
+//! swarm's checks (a disk that is destroyed takes what it alone held), needs another world (the real `TcpNet`), or is about
+//! one thing that has to happen many times to be worth anything.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,11 +17,30 @@ pub enum Scenario {
     Tcp,
     /// Disks that lose what they have synced, at most W-1 between convergences.
     Destroy,
+    /// Nodes away for ten times the grace of deletions and more, and back.
+    Away,
+    /// Messages between nodes held past rounds of reaping, and then delivered.
+    Held,
+    /// Directories restored from backups older than rounds of reaping.
+    Backup,
+    /// Every disk wiped, the next when the last has refilled.
+    Wiped,
+    /// Five fallbacks, and rolling restarts under writes that overwrite nothing.
+    Rolling,
 }
 
 impl Scenario {
     /// All of them, in the order in which help names them.
-    pub const ALL: [Scenario; 3] = [Scenario::Swarm, Scenario::Tcp, Scenario::Destroy];
+    pub const ALL: [Scenario; 8] = [
+        Scenario::Swarm,
+        Scenario::Tcp,
+        Scenario::Destroy,
+        Scenario::Away,
+        Scenario::Held,
+        Scenario::Backup,
+        Scenario::Wiped,
+        Scenario::Rolling,
+    ];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
@@ -28,6 +48,11 @@ impl Scenario {
             Scenario::Swarm => "swarm",
             Scenario::Tcp => "tcp",
             Scenario::Destroy => "destroy",
+            Scenario::Away => "away",
+            Scenario::Held => "held",
+            Scenario::Backup => "backup",
+            Scenario::Wiped => "wiped",
+            Scenario::Rolling => "rolling",
         }
     }
 }

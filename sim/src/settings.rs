@@ -317,6 +317,11 @@ impl RunSettings {
         let drawn = RunSettings::draw(run_seed);
         match scenario {
             Scenario::Swarm => drawn,
+            Scenario::Away | Scenario::Held | Scenario::Rolling => drawn.about(scenario, run_seed),
+            Scenario::Backup | Scenario::Wiped => {
+                let settings = RunSettings::draw_for(Scenario::Destroy, run_seed);
+                settings.about(scenario, run_seed)
+            }
             // Its latency is a whole number of milliseconds, and each flush waits for the one before.
             Scenario::Destroy => {
                 let chance = &mut seed::stream(run_seed, "destroy");
@@ -339,6 +344,38 @@ impl RunSettings {
                 }
             }
             Scenario::Tcp => RunSettings { tcp: true, timeout_ms: drawn.timeout_ms.max(300), ..drawn },
+        }
+    }
+
+    /// Settings under which what the scenario is about takes place often.
+    fn about(self, scenario: Scenario, run_seed: u64) -> RunSettings {
+        let chance = &mut seed::stream(run_seed, scenario.name());
+        let deleting = Mix { delete: 4, blind: 1 + self.mix.blind, ..self.mix };
+        let reaping = RunSettings {
+            mix: deleting,
+            keys: one(chance, &[3, 10, 30]),
+            reap_ms: one(chance, &[300, 500, 1_000]),
+            grace_ms: one(chance, &[0, 200, 500]),
+            gossip_ms: one(chance, &[200, 500]),
+            operations: chance.random_range(350..=600),
+            pause_us: one(chance, &[40_000, 60_000]),
+            ..self
+        };
+        match scenario {
+            Scenario::Away => RunSettings {
+                nodes: u64::from(reaping.replicas) + one(chance, &[0, 1, 2]),
+                grace_ms: one(chance, &[100, 300, 500]),
+                ..reaping
+            },
+            Scenario::Held => RunSettings { hint_after_ms: one(chance, &[20, 100]), ..reaping },
+            Scenario::Rolling => RunSettings {
+                nodes: u64::from(reaping.replicas) + 5,
+                hint_after_ms: one(chance, &[20, 100]),
+                siblings_max: 100,
+                mix: Mix { get: 6, blind: 8, delete: 1, ..Mix::default() },
+                ..reaping
+            },
+            _ => reaping,
         }
     }
 

@@ -7,11 +7,13 @@ use ringdove::observe::POINTS;
 use super::{Action, DiskFault, Entry, LOAD_AT, Load, LoadKind, Trigger, client_name, node_name};
 use crate::disk::TWO_UNSYNCED;
 use crate::net::fault::{FrameKind, NetFault};
+use crate::scenario::Scenario;
 use crate::seed::{self, Stream};
 use crate::settings::{RunSettings, StoreSettings};
 use crate::tcp::Weather;
 
 mod destruction;
+mod directed;
 
 /// What a seed's plan may choose from.
 const SWARM: [Kind; 36] = [
@@ -120,7 +122,7 @@ enum Kind {
 }
 
 /// The entries of a seed's plan, in order of time; those that wait for an event first.
-pub(super) fn entries(run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
+pub(super) fn entries(scenario: Scenario, run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
     let nodes: Vec<String> = (1..=settings.nodes).map(node_name).collect();
     let clients = (1..=settings.clients).map(client_name);
     let begin = u64::try_from(LOAD_AT.as_millis()).unwrap_or(0);
@@ -133,10 +135,14 @@ pub(super) fn entries(run_seed: u64, settings: &RunSettings) -> Vec<Entry> {
         begin,
         end: begin.saturating_add(span).clamp(2_000, 60_000),
     };
-    if settings.destroys {
-        draw.rounds_of_destruction(settings);
-    } else {
-        draw.all(settings);
+    match scenario {
+        Scenario::Swarm | Scenario::Tcp => draw.all(settings),
+        Scenario::Destroy => draw.rounds_of_destruction(settings),
+        Scenario::Away => draw.nodes_away(settings),
+        Scenario::Held => draw.frames_held(settings),
+        Scenario::Backup => draw.backups_restored(settings),
+        Scenario::Wiped => draw.disks_wiped(settings),
+        Scenario::Rolling => draw.rolling_restarts(settings),
     }
     draw.entries.sort_by_key(|entry| entry.at_ms);
     draw.entries

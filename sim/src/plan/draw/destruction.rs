@@ -8,7 +8,7 @@ use crate::plan::{Action, Destruction};
 use crate::settings::RunSettings;
 
 /// What happens beside it.
-const BESIDE: [Kind; 12] = [
+pub(super) const BESIDE: [Kind; 12] = [
     Kind::PowerLoss,
     Kind::Kill,
     Kind::Restart,
@@ -24,7 +24,7 @@ const BESIDE: [Kind; 12] = [
 ];
 
 /// Between the convergence, which takes seconds, and the next round.
-const APART: u64 = 500;
+pub(super) const APART: u64 = 500;
 
 impl Draw {
     pub(super) fn rounds_of_destruction(&mut self, settings: &RunSettings) {
