@@ -9,11 +9,14 @@ use ringdove::types::{Key, Namespace, NodeId, PartitionId};
 
 use crate::holdings::Holdings;
 
+/// What a record had seen before something was taken away, and the siblings that were left.
+type Step = (VersionVector, BTreeSet<Dot>);
+
 /// What may be forgotten, and by whom.
 #[derive(Default)]
 pub(super) struct Forgetting {
-    /// By host and slot: what a record had seen, and the siblings that were left.
-    steps: BTreeMap<(String, Slot), Vec<(VersionVector, BTreeSet<Dot>)>>,
+    /// By host and slot.
+    steps: BTreeMap<(String, Slot), Vec<Step>>,
     /// By key: what contexts may have lost.
     gone: BTreeMap<(Namespace, Key), VersionVector>,
     /// Partitions whose copies a host has given up.
