@@ -12,6 +12,7 @@ mod import_files;
 mod look;
 mod packages;
 mod program;
+mod reaping;
 mod restarts;
 mod settings;
 mod storage;
