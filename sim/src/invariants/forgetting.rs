@@ -1,4 +1,4 @@
-//! (g) What a vote lets go is gone everywhere: at the moment when a primary takes something away, no disk holds anything
+//! (h) What a vote lets go is gone everywhere: at the moment when a primary takes something away, no disk holds anything
 //! that could bring it back.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,7 @@
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
 //! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (f) | `guests` | what is kept for another node goes only once that node's disk has it |
-//! | (g) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
+//! | (h) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
