@@ -43,6 +43,7 @@ pub const POINTS: &[&str] = &[
     "names-to-sync",
     "node-drained",
     "node-serving",
+    "partition-dirty",
     "partition-refilled",
     "put-answered",
     "put-forwarded",

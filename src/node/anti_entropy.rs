@@ -69,8 +69,11 @@ impl Inner {
                 .partitions()
                 .filter(|partition| self.preference_of(*partition).is_primary(self.id))
                 .collect();
-            // Those first that cannot be counted on; in order otherwise.
-            ours.sort_by_key(|partition| self.store.partition_state(*partition).0.refilled);
+            // Those first that cannot be counted on, then those in which a write found nobody to keep it; in order otherwise.
+            let dirty = lock(&self.dirty).clone();
+            ours.sort_by_key(|partition| {
+                (self.store.partition_state(*partition).0.refilled, !dirty.contains(partition))
+            });
             let share =
                 self.config.anti_entropy_interval / u32::try_from(ours.len().max(1)).unwrap_or(u32::MAX);
             for partition in &ours {
@@ -81,10 +84,15 @@ impl Inner {
                     // As if the last ones had been spread over the interval before this start.
                     self.now() + scrub_interval.mul_f64(lock(&self.rng).random_range(0.0..1.0))
                 }) <= self.now();
+                // Before the look: what comes in from here on may be missed by it.
+                let was_dirty = lock(&self.dirty).remove(partition);
                 match Box::pin(self.repair_partition(*partition, due, &mut Vec::new())).await {
                     Ok(()) if due => drop(scrub_at.insert(*partition, self.now() + scrub_interval)),
                     Ok(()) => {}
                     Err(why) => {
+                        if was_dirty {
+                            lock(&self.dirty).insert(*partition);
+                        }
                         self.metrics.exchanges_failed.one();
                         tracing::debug!(%partition, %why, "not compared with every other primary");
                     }

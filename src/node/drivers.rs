@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::coordinator::failure;
 use super::fences::fences_of;
 use super::replica::{Applied, Fetched, Over};
-use super::{Inner, Request};
+use super::{Inner, Request, lock};
 use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall, OwnCopy, ReplicaFailure};
 use crate::dynamo::put::{PutAction, PutEvent, PutMachine, PutOutcome};
 use crate::dynamo::reaping::Fences;
@@ -303,7 +303,14 @@ impl PutDriver {
             PutResult::Event(match kept {
                 Ok(true) => PutEvent::Ack(node),
                 Ok(false) => PutEvent::Failed { from: node, why: ReplicaFailure::Unavailable },
-                Err(error) => PutEvent::Failed { from: node, why: failure(&error) },
+                Err(error) => {
+                    let why = failure(&error);
+                    if why == ReplicaFailure::HintsFull {
+                        point!("partition-dirty");
+                        lock(&inner.dirty).insert(slot.partition);
+                    }
+                    PutEvent::Failed { from: node, why }
+                }
             })
         })
     }

@@ -60,7 +60,7 @@ struct Waiting {
 }
 
 impl Node {
-    /// For whom this node keeps records, and why they wait. Visits each of them.
+    /// For whom this node keeps records, and why they wait. Visits each partition.
     pub fn hints(&self) -> HintsReply {
         let inner = &self.inner;
         let now = inner.now();

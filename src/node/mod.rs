@@ -214,6 +214,8 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    /// Partitions in which a write found nobody to keep it for a primary: compared before others.
+    dirty: Mutex<BTreeSet<PartitionId>>,
     fence_watch: FenceWatch,
     reap_log: ReapLog,
     detector: Mutex<Detector>,
@@ -309,6 +311,7 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            dirty: Mutex::default(),
             fence_watch: FenceWatch::default(),
             reap_log: ReapLog::default(),
             detector: Mutex::new(detector),

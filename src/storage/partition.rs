@@ -36,6 +36,8 @@ pub(super) struct Partition {
     owed: BTreeMap<(Table, Arc<[u8]>), Vec<NodeId>>,
     /// The same by target. Keys are shared: a copy for each target would let a short record take much memory.
     owed_to: BTreeSet<(NodeId, Table, Arc<[u8]>)>,
+    /// Of the same how many there are, and how many bytes they have on the disk.
+    owed_sums: BTreeMap<NodeId, (u64, u64)>,
     /// Behind the newest removal: until it is synced, "there is nothing" may be taken back by a crash.
     pub(super) removed_until: u64,
     /// Entries of the data that may be reaped one day.
@@ -53,6 +55,7 @@ impl Partition {
             tree: MerkleTree::new(&shape.merkle_key, shape.partitions, LeafBits::default()),
             owed: BTreeMap::new(),
             owed_to: BTreeSet::new(),
+            owed_sums: BTreeMap::new(),
             removed_until: 0,
             reapable: 0,
         }
@@ -123,7 +126,7 @@ impl Partition {
             self.reapable -= usize::from(old.is_some_and(Place::is_reapable));
             self.enter_leaf(slot, old.map(|old| old.hash), Some(place.hash));
         }
-        self.set_targets(slot.table, id, targets);
+        self.set_targets(slot.table, id, targets, old.map_or(0, Place::len), place.len());
         old
     }
 
@@ -134,7 +137,7 @@ impl Partition {
             self.reapable -= usize::from(old.is_reapable());
             self.enter_leaf(slot, Some(old.hash), None);
         }
-        self.set_targets(slot.table, id, &[]);
+        self.set_targets(slot.table, id, &[], old.len(), 0);
         Some(old)
     }
 
@@ -144,21 +147,40 @@ impl Partition {
         self.resize();
     }
 
-    pub(super) fn set_targets(&mut self, table: Table, id: &[u8], targets: &[NodeId]) {
+    /// Enters whom an entry is kept for, which had `was` bytes on the disk and has `is` now.
+    fn set_targets(&mut self, table: Table, id: &[u8], targets: &[NodeId], was: usize, is: usize) {
         if targets.is_empty() && self.owed.is_empty() {
             return;
         }
         let id: Arc<[u8]> = Arc::from(id);
         // Taken out first: what is put in must hold this one copy of the key.
         for target in self.owed.remove(&(table, id.clone())).into_iter().flatten() {
-            self.owed_to.remove(&(target, table, id.clone()));
+            if self.owed_to.remove(&(target, table, id.clone()))
+                && let Some((count, bytes)) = self.owed_sums.get_mut(&target)
+            {
+                *count -= 1;
+                *bytes = bytes.saturating_sub(was as u64);
+                if *count == 0 {
+                    self.owed_sums.remove(&target);
+                }
+            }
         }
         for target in targets {
-            self.owed_to.insert((*target, table, id.clone()));
+            if self.owed_to.insert((*target, table, id.clone())) {
+                let (count, bytes) = self.owed_sums.entry(*target).or_default();
+                *count += 1;
+                *bytes += is as u64;
+            }
         }
         if !targets.is_empty() {
             self.owed.insert((table, id), targets.to_vec());
         }
+    }
+
+    /// Enters whom an entry is kept for that a snapshot put into an index.
+    pub(super) fn load_targets(&mut self, table: Table, id: &[u8], targets: &[NodeId]) {
+        let len = self.index(table).get(id).map_or(0, |place| place.len());
+        self.set_targets(table, id, targets, len, len);
     }
 
     /// All targets there are, for a snapshot.
@@ -172,18 +194,13 @@ impl Partition {
     }
 
     /// The nodes that are owed something.
-    pub(super) fn targets(&self) -> BTreeSet<NodeId> {
-        self.owed_to.iter().map(|(node, ..)| *node).collect()
+    pub(super) fn targets(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.owed_sums.keys().copied()
     }
 
     /// How many entries are owed to a node, and how many bytes they have on the disk.
     pub(super) fn owed_size(&self, node: NodeId) -> (u64, u64) {
-        let from = Bound::Included((node, Table::Data, Arc::default()));
-        let owed = self.owed_to.range((from, Bound::Unbounded)).take_while(|(owed, ..)| *owed == node);
-        owed.fold((0, 0), |(count, bytes), (_, table, id)| {
-            let len = self.index(*table).get(id).map_or(0, |place| place.len() as u64);
-            (count + 1, bytes + len)
-        })
+        self.owed_sums.get(&node).copied().unwrap_or_default()
     }
 
     /// Entries owed to a node, in order from behind `after`.

@@ -350,7 +350,7 @@ impl Loading {
                     if !INDEX_KEY_LEN.contains(&id.len()) {
                         return Err("something is owed that is no key".to_owned());
                     }
-                    partition.set_targets(table, &id, &targets);
+                    partition.load_targets(table, &id, &targets);
                 }
             }
             KIND_END => {

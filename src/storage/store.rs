@@ -491,7 +491,11 @@ impl Store {
 
     /// The nodes that something is kept for.
     pub fn targets(&self) -> BTreeSet<NodeId> {
-        self.inner.partitions.iter().flat_map(|partition| lock(partition).targets()).collect()
+        let mut targets = BTreeSet::new();
+        for partition in &self.inner.partitions {
+            targets.extend(lock(partition).targets());
+        }
+        targets
     }
 
     /// Up to `limit` entries (guests, and own copies with targets) that are kept for a node, from behind `after` on, in
@@ -515,7 +519,7 @@ impl Store {
         found
     }
 
-    /// How many entries are kept for a node, and how many bytes they have on the disk. Visits each of them.
+    /// How many entries are kept for a node, and how many bytes they have on the disk. Visits each partition.
     pub fn owed_size(&self, node: NodeId) -> (u64, u64) {
         self.inner
             .partitions

@@ -101,6 +101,17 @@ async fn a_guest_and_the_nodes_own_copy_of_a_key_are_kept_apart_and_found_by_tar
         assert_eq!(owed(&store, 3), ["key".to_owned()].into());
         assert_eq!(owed(&store, 4), ["b".to_owned()].into());
         assert_eq!(store.targets(), [2, 3, 4, 5].map(NodeId).into());
+        // The sums are those of a count of each entry.
+        for target in store.targets() {
+            let owed = store.owed_to(target, None, 1000);
+            let bytes = |owed: &Owed| {
+                let Slot { table, partition, namespace, key } = &owed.slot;
+                let at = Bound::Included((*namespace, key));
+                store.scan(*table, *partition, at, Direction::Ascending, 1).keys[0].bytes as u64
+            };
+            let counted = (owed.len() as u64, owed.iter().map(bytes).sum());
+            assert_eq!(store.owed_size(target), counted, "{target}");
+        }
     }
 }
 
