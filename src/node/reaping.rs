@@ -87,9 +87,9 @@ impl Inner {
     pub(super) async fn reap(&self) -> Infallible {
         let mut after: BTreeMap<PartitionId, (Namespace, Key)> = BTreeMap::new();
         let mut next = self.now();
-        self.compare_fences().await;
         loop {
-            // Fences first and soon: a copy that is too old should not be shown for long.
+            // Fences first and soon: a copy that is too old should not be shown for long. Not at once: where a whole cluster
+            // starts, the others do not listen yet, and would be taken for down.
             let pause = self.config.detector.interval.min(self.config.reap_interval);
             let pause = pause.mul_f64(lock(&self.rng).random_range(0.75..1.25));
             self.io.clock.sleep_until((self.now() + pause).since_origin()).await;
