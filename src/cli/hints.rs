@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::json;
 
-use super::connect::failed;
-use super::look::{STATUS_PATIENCE, StatusArgs};
+use super::look::{StatusArgs, ask_all};
 use super::units::{self, grouped, span, table};
 use super::{DONE, NOT_NOW, complain, say};
 use crate::client::ClientError;
@@ -28,15 +26,9 @@ fn words(why: &HintWhy) -> (String, &'static str) {
 }
 
 async fn try_run(args: StatusArgs) -> Result<u8, u8> {
-    let client = args.connect.client_with(|config| config.tries = 1)?;
-    client.layouts().await.map_err(|error| failed(&error, args.json))?;
-    let patience = Some(STATUS_PATIENCE.min(args.connect.timeout));
-    let ask = |(node, addr): (NodeId, String)| {
-        let client = client.clone();
-        async move { (node, client.hints(&addr, patience).await) }
-    };
     let asked: Vec<(NodeId, Result<HintsReply, ClientError>)> =
-        join_all(client.members().into_iter().map(ask)).await;
+        ask_all(&args, |client, addr, patience| async move { client.hints(&addr, Some(patience)).await })
+            .await?;
     let silent = asked.iter().filter(|(_, hints)| hints.is_err()).count();
     let told = || asked.iter().filter_map(|(node, hints)| Some((node, hints.as_ref().ok()?)));
     let total: u64 = told().flat_map(|(_, hints)| &hints.targets).map(|hints| hints.count).sum();

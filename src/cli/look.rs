@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::connect::{Connect, failed};
 use super::units::{self, grouped, span, table};
 use super::{DONE, NOT_NOW, complain, say};
-use crate::client::ClientError;
+use crate::client::{Client, ClientError};
 use crate::dynamo::layout::{Layout, LayoutHistory};
 use crate::dynamo::preference::PreferenceList;
 use crate::gateway::state_word;
@@ -51,6 +51,27 @@ fn name_of(layout: LayoutRef) -> String {
 
 fn names(nodes: &[NodeId]) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// What every member answers to a question of its own; each is asked once.
+///
+/// # Errors
+/// With the exit code when no member can be asked who the others are; that was said.
+pub(super) async fn ask_all<R, F>(
+    args: &StatusArgs,
+    ask: impl Fn(Client, String, Duration) -> F,
+) -> Result<Vec<(NodeId, Result<R, ClientError>)>, u8>
+where
+    F: Future<Output = Result<R, ClientError>>,
+{
+    let client = args.connect.client_with(|config| config.tries = 1)?;
+    client.layouts().await.map_err(|error| failed(&error, args.json))?;
+    let patience = STATUS_PATIENCE.min(args.connect.timeout);
+    let asking = client.members().into_iter().map(|(node, addr)| {
+        let asking = ask(client.clone(), addr, patience);
+        async move { (node, asking.await) }
+    });
+    Ok(join_all(asking).await)
 }
 
 pub(super) async fn status(args: StatusArgs) -> u8 {

@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::json;
 
-use super::connect::failed;
-use super::look::{STATUS_PATIENCE, StatusArgs};
+use super::look::{StatusArgs, ask_all};
 use super::units::{grouped, span, table};
 use super::{DONE, NOT_NOW, complain, say};
 use crate::client::ClientError;
@@ -75,15 +73,9 @@ fn reply_json(node: NodeId, reply: &ReapingReply) -> serde_json::Value {
 const SHOWN: usize = 10;
 
 async fn try_run(args: StatusArgs) -> Result<u8, u8> {
-    let client = args.connect.client_with(|config| config.tries = 1)?;
-    client.layouts().await.map_err(|error| failed(&error, args.json))?;
-    let patience = Some(STATUS_PATIENCE.min(args.connect.timeout));
-    let ask = |(node, addr): (NodeId, String)| {
-        let client = client.clone();
-        async move { (node, client.reaping(&addr, patience).await) }
-    };
     let asked: Vec<(NodeId, Result<ReapingReply, ClientError>)> =
-        join_all(client.members().into_iter().map(ask)).await;
+        ask_all(&args, |client, addr, patience| async move { client.reaping(&addr, Some(patience)).await })
+            .await?;
     let silent = asked.iter().filter(|(_, reply)| reply.is_err()).count();
     let told = || asked.iter().filter_map(|(node, reply)| Some((*node, reply.as_ref().ok()?)));
     if args.json {

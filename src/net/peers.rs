@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
+use tokio::select;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::envelope::FrameHead;
@@ -129,7 +130,16 @@ impl Peers {
         if let Some(link) = self.open_link(slot)? {
             return Ok(link);
         }
-        let _opening = slot.opening.lock().await;
+        // Whoever opens it may have more time than this call.
+        let time_is_up = self.clock.sleep_until(deadline.since_origin());
+        let _opening = select! {
+            biased;
+            opening = slot.opening.lock() => opening,
+            () = time_is_up => {
+                let message = "the connection to it is still being opened for another call";
+                return Err(CallError::NotSent(message.to_owned()));
+            }
+        };
         if let Some(link) = self.open_link(slot)? {
             return Ok(link);
         }
@@ -193,5 +203,52 @@ impl Peers {
     /// Closes every link.
     pub fn close(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::io::{BoxFuture, Listener, RealClock, Stream};
+    use crate::net::envelope::FrameHead;
+    use crate::net::link::hello;
+    use crate::net::message::{Ping, Pong, Spoken};
+
+    /// Nobody ever answers.
+    struct Silence;
+
+    impl Net for Silence {
+        fn listen<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            Box::pin(std::future::pending())
+        }
+        fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_in_a_hurry_does_not_wait_for_one_that_has_time() {
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+        let peers = Peers::new(Arc::new(Silence), clock.clone(), hello(Spoken::default(), None, None), 1);
+        let now = || Mono::from_origin(clock.mono());
+        let call = |time| {
+            let deadline = now() + time;
+            peers.call::<Pong>(NodeId(2), "silence:1", &Ping, FrameHead::default(), deadline)
+        };
+        let patient = call(Duration::from_secs(60));
+        let hurried = async {
+            tokio::task::yield_now().await;
+            call(Duration::from_millis(50)).await
+        };
+        let first = select! {
+            biased;
+            patient = patient => patient,
+            hurried = hurried => hurried,
+        };
+        // The other one gives up opening after its own limit, with other words.
+        let Err(CallError::NotSent(why)) = first else { panic!("{first:?}") };
+        assert!(why.contains("still being opened"), "{why}");
     }
 }

@@ -1,11 +1,9 @@
 //! What is kept for a node that does not answer goes to it when it does.
 
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 
 use crate::program::{Program, command, output, said};
-use crate::support::send_signal;
+use crate::support::{send_signal, until};
 
 /// The node that does not answer for a while.
 const AWAY: u64 = 5;
@@ -13,14 +11,6 @@ const AWAY: u64 = 5;
 fn hints(addr: &str) -> Value {
     let told = output(&["hints", "--addr", addr, "--json"]);
     serde_json::from_slice(&told.stdout).expect("JSON, whether or not all nodes answer")
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 #[test]

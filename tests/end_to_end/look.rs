@@ -1,26 +1,17 @@
 //! Looking into a cluster: why a key is as it is, which partitions differ, and repairing them.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::program::{output, said};
-use crate::support::{Cluster, NodeProcess, send_signal};
+use crate::support::{Cluster, NodeProcess, send_signal, until};
 
 fn words_of(addr: &str, key: &str) -> (Option<i32>, Vec<String>) {
     let told = output(&["explain", "--addr", addr, "--json", key]);
     let json: Value = serde_json::from_slice(&told.stdout).expect("JSON, whether or not all nodes answer");
     let words = json["words"].as_array().expect("words").iter();
     (told.status.code(), words.map(|words| words.as_str().expect("text").to_owned()).collect())
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 fn start(dir: &Path) -> (Cluster, Vec<NodeProcess>) {

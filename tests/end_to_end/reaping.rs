@@ -1,22 +1,14 @@
 //! What was deleted is forgotten by all nodes once they agree, and not before.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::program::{Program, command, output, said};
-use crate::support::send_signal;
+use crate::support::{send_signal, until};
 
 fn json(args: &[&str]) -> Value {
     serde_json::from_slice(&output(args).stdout).expect("JSON, whether or not all nodes answer")
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(200));
-    }
 }
 
 #[test]

@@ -104,3 +104,15 @@ pub(crate) fn client(addrs: &[&str]) -> Client {
         ClientConfig { timeout: Duration::from_secs(30), ..ClientConfig::new(addrs.iter().copied()) };
     Client::new(Arc::new(TcpNet), Arc::new(RealClock::new()), seed, config)
 }
+
+/// Waits until something holds.
+///
+/// # Panics
+/// When it does not within a minute.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = std::time::Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "{what}: not within a minute");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
