@@ -107,8 +107,8 @@ impl Node {
         self.check(&put)?;
         let (list, layout) = inner.preference(put.namespace, &put.key);
         let down = inner.down();
-        // Who does not know yet whether its disk is up to date might not be able to hand a write on.
-        let coordinates = list.is_primary(inner.id) && inner.is_settled(list.partition);
+        // Who cannot raise its fence cannot hand a write on either; another primary can, and this one takes it then.
+        let coordinates = list.is_primary(inner.id) && !inner.is_blocked(list.partition);
         if !coordinates && !put.forwarded {
             let primaries = list.primaries().filter(|node| *node != inner.id && !down.contains(node));
             for primary in primaries.collect::<Vec<_>>() {

@@ -50,6 +50,8 @@ pub(super) struct FenceWatch {
     heard: Mutex<BTreeMap<(PartitionId, NodeId), u64>>,
     /// One at a time.
     asking: AsyncMutex<()>,
+    /// Partitions in which this node was refused for its fence and could not raise it.
+    blocked: Mutex<BTreeSet<PartitionId>>,
     /// Partitions whose copies are being given up: nobody is shown any.
     stale: Mutex<BTreeSet<PartitionId>>,
     /// One at a time.
@@ -121,6 +123,7 @@ impl Inner {
             self.compare_fences().await;
         }
         if !self.is_settled(partition) {
+            lock(&self.fence_watch.blocked).insert(partition);
             let message = format!("{partition}: not every other primary has said yet how far it is");
             return Err(StorageError::Corrupt(message));
         }
@@ -146,6 +149,15 @@ impl Inner {
     pub(super) fn is_settled(&self, partition: PartitionId) -> bool {
         let asked = lock(&self.fence_watch.asked);
         self.preference_of(partition).primaries().all(|node| node == self.id || asked.contains(&node))
+    }
+
+    /// Whether others refuse this node's copies for its fence, and it cannot raise it yet.
+    pub(super) fn is_blocked(&self, partition: PartitionId) -> bool {
+        let mut blocked = lock(&self.fence_watch.blocked);
+        if blocked.contains(&partition) && self.is_settled(partition) {
+            blocked.remove(&partition);
+        }
+        blocked.contains(&partition)
     }
 
     /// Takes note that a member has voted in a round that this node leads.

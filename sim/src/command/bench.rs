@@ -42,6 +42,13 @@ fn five(clients: u32, operations: u32) -> RunSettings {
         timeout_ms: 1_500,
         value_len_max: 400,
         mix: Mix { get: 5, put: 5, ..Mix::default() },
+        // The product's defaults: the swarm's are short, so that each mechanism takes place in a run of seconds.
+        gossip_ms: 1_000,
+        handoff_ms: 1_000,
+        anti_entropy_ms: 30_000,
+        scrub_ms: 7 * 24 * 3_600_000,
+        reap_ms: 60_000,
+        grace_ms: 3_600_000,
         buggify: Vec::new(),
         ..RunSettings::draw(1)
     }
