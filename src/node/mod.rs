@@ -98,7 +98,7 @@ pub struct NodeConfig {
     /// Guest records that this node keeps; further ones are refused. The count is one round of handoff old, at the
     /// most. Default 1,000,000.
     pub guests_max: u64,
-    /// Within this time each partition is compared with every other primary's. Default 30 s.
+    /// About once in this time each partition is compared with every other primary's; what that takes comes on top. Default 30 s.
     pub anti_entropy_interval: Duration,
     /// Bytes of records a second that comparing moves, or a scrub reads. Default 16 MiB.
     pub anti_entropy_bytes_per_second: u64,
