@@ -4,8 +4,6 @@
 //!   0 ms      200 ms                    plan's end, clients done       + heal        + quiet
 //!   start ──▶ clients + nemesis ──────▶ everything healed, all up ──▶ reads at R=N ──▶ reads at R=N ──▶ checks
 //! ```
-//! Until anti-entropy is there, reading every key from all its replicas is what brings them together (read repair). After
-//! that every primary must hold the same record, for certain.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -48,6 +46,8 @@ pub struct Options {
     pub keep_history: bool,
     /// A mistake that all nodes make.
     pub canary: Option<Canary>,
+    /// Called once, when the nodes have started and before the first operation.
+    pub on_started: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// What a run leaves behind for those who look into it.
@@ -87,7 +87,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     let scenario_watch = watch.clone();
     let rest = simulate(plan.seed, settings, trace.clone(), move |world| async move {
         observe::install(Some(scenario_watch.observer(&world, &of_run.settings.buggify)));
-        let rest = phases(world, of_run, recorder, scenario_watch).await;
+        let rest = phases(world, of_run, recorder, scenario_watch, options.on_started).await;
         observe::install(None);
         rest
     });
@@ -171,7 +171,13 @@ const READ_WITHIN: Duration = Duration::from_secs(30);
 /// And what they repaired is on the disks by then.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 
-async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Rest {
+async fn phases(
+    world: World,
+    plan: Plan,
+    history: Recorder,
+    watch: Watch,
+    on_started: Option<Box<dyn FnOnce() + Send>>,
+) -> Rest {
     let settings = plan.settings.clone();
     let mut cluster = Cluster::new(&world, &settings);
     let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
@@ -179,6 +185,9 @@ async fn phases(world: World, plan: Plan, history: Recorder, watch: Watch) -> Re
     cluster.start_all();
     while world.now() < LOAD_AT {
         nemesis.step(&mut cluster).await;
+    }
+    if let Some(started) = on_started {
+        started();
     }
 
     // Where nothing answers, an operation takes as long as its timeout: clients need not do all of theirs.

@@ -81,7 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
         (None, Some(file)) => Some(Box::new(file.clone()) as Box<dyn Write + Send>),
         (None, None) => None,
     };
-    let options = Options { log, keep_history: args.out.is_some(), canary: args.canary };
+    let options =
+        Options { log, keep_history: args.out.is_some(), canary: args.canary, ..Options::default() };
     let (report, played) = match play(&plan, options) {
         Ok(played) => (played.report.clone(), Some(played)),
         Err(message) => (worker::of_panic(plan.seed, message), None),

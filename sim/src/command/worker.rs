@@ -114,7 +114,7 @@ fn carry_out(job: &Job) -> Result<Answer, Stop> {
 
 fn report_of(plan: &Plan, canary: Option<Canary>, log: Option<Box<dyn Write + Send>>) -> Report {
     let _ = panicked();
-    match play(plan, Options { log, keep_history: false, canary }) {
+    match play(plan, Options { log, canary, ..Options::default() }) {
         Ok(played) => played.report,
         Err(message) => of_panic(plan.seed, message),
     }
