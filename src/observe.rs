@@ -39,11 +39,13 @@ pub const POINTS: &[&str] = &[
     "hint-timer",
     "incarnation-renewed",
     "layout-adopted",
+    "layout-retired",
     "log-latched",
     "names-to-sync",
     "node-drained",
     "node-serving",
     "partition-dirty",
+    "partition-let-go",
     "partition-refilled",
     "put-answered",
     "put-forwarded",
@@ -150,6 +152,13 @@ pub enum Fact<'a> {
     },
     /// A node begins to give up its copies of a partition, which are older than what the others have agreed to forget.
     GivenUp {
+        /// Who.
+        node: NodeId,
+        /// Which.
+        partition: PartitionId,
+    },
+    /// A node begins to remove its copies of a partition that others hold now.
+    LetGo {
         /// Who.
         node: NodeId,
         /// Which.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
-    Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put, Reaping, Refusal,
-    RefusalCode, Repair, Scan, Status, Trees, Welcome, is_spoken,
+    ChangeMembers, Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put,
+    Reaping, Refusal, RefusalCode, Repair, Scan, Status, Trees, Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
 use crate::node::Node;
@@ -53,6 +53,7 @@ impl ClientService {
             Explain::KIND => answer(frame, &node.explain(read(frame)?, request()?).await?),
             Trees::KIND => answer(frame, &node.trees(read(frame)?).await?),
             Repair::KIND => answer(frame, &node.repair(read(frame)?, request()?).await?),
+            ChangeMembers::KIND => answer(frame, &node.change_members(read(frame)?).await?),
             Reaping::KIND => answer(frame, &node.reaping()),
             kind => unknown_operation(frame, kind),
         })

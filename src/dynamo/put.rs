@@ -22,6 +22,10 @@
 //! - A put that was answered goes on until every replica has its copy or a stand-in, or the deadline: W says
 //!   when to answer, not how many copies there should be.
 //!
+//! - *A layout that comes meanwhile*: W counts in each layout that is active when the put is answered, not when it began
+//!   ([`PutMachine::on_layout`]). Else W old owners could hold a write that the new ones were compared too early to
+//!   have, and reads would miss it once the old layout has retired.
+//!
 //! Late and doubled acks and stale timers are ordinary events. Absent: clocks, retries, and the record itself
 //! (the shell holds it between `ApplyLocally` and the sends).
 
@@ -315,17 +319,52 @@ impl PutMachine {
         actions
     }
 
+    /// Goes by another list of the same partition from now on: who holds the write counts by it, and primaries that are new get
+    /// their copy. The shell calls this before it delivers what came in under the new layouts.
+    pub fn on_layout(&mut self, list: &PreferenceList) -> Vec<PutAction> {
+        let mut actions = Vec::new();
+        if self.finished {
+            return actions;
+        }
+        let primaries = nodes(list, Role::Primary);
+        // A fallback's own copy stays what it was: kept for those that it was made for, and counted for them.
+        if primaries.contains(&self.coordinator) && !self.own_targets.contains(&self.coordinator) {
+            self.own_targets.push(self.coordinator);
+        }
+        self.fallbacks.retain(|node| list.role(*node) == Some(Role::Fallback));
+        let is_known = |node: &NodeId| *node == self.coordinator || self.others.contains(node);
+        let joined: Vec<NodeId> = primaries.into_iter().filter(|node| !is_known(node)).collect();
+        self.others.extend(&joined);
+        let mut tally = Tally::new(&list.layouts, self.request.w);
+        if self.local == Reply::Acked {
+            tally.count_for(self.coordinator, &self.own_targets);
+        }
+        for sent in self.sent.iter().filter(|sent| sent.reply == Reply::Acked) {
+            tally.count_for(sent.node, &[sent.target]);
+        }
+        self.tally = tally;
+        if self.applied {
+            self.send_to(&joined, &mut actions);
+        }
+        self.conclude(false, &mut actions);
+        actions
+    }
+
     fn send_out(&mut self, actions: &mut Vec<PutAction>) {
-        for node in self.others.clone() {
+        self.send_to(&self.others.clone(), actions);
+        if self.sent.iter().any(|sent| sent.node == sent.target) && !self.request.strict {
+            actions.push(PutAction::StartHintTimer(self.hint_at));
+        }
+    }
+
+    fn send_to(&mut self, primaries: &[NodeId], actions: &mut Vec<PutAction>) {
+        for &node in primaries {
             if self.down.contains(&node) {
                 self.stand_in(node, actions);
             } else {
                 self.sent.push(Sent { node, target: node, reply: Reply::Waiting });
                 actions.push(PutAction::Replicate(node));
             }
-        }
-        if self.sent.iter().any(|sent| sent.node == sent.target) && !self.request.strict {
-            actions.push(PutAction::StartHintTimer(self.hint_at));
         }
     }
 

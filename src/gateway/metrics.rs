@@ -209,6 +209,10 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_wrong_layouts_total", help, metrics.wrong_layouts.get());
     let help = "Layouts taken over from other nodes.";
     text.counter("ringdove_layouts_adopted_total", help, metrics.layouts_adopted.get());
+    let help = "Layouts retired here, because all that their successor moves had moved.";
+    text.counter("ringdove_layouts_retired_total", help, metrics.layouts_retired.get());
+    let help = "Partitions that this node let go, because other nodes hold them now.";
+    text.counter("ringdove_partitions_let_go_total", help, metrics.partitions_let_go.get());
 }
 
 fn storage(text: &mut Text, gateway: &Gateway) {

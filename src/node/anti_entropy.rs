@@ -36,6 +36,7 @@ use super::metrics::Door;
 use super::replica::storage_refusal;
 use super::{Inner, Request, lock};
 use crate::dynamo::merkle::{Descent, HASHES_PER_ROUND_MAX, LeafBits, MerkleTree};
+use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::ring::key_hash;
 use crate::net::link::CallError;
 use crate::net::message::{
@@ -51,6 +52,15 @@ const _: () = assert!(HASHES_PER_ROUND_MAX <= LISTED_MAX);
 const AT_ONCE: usize = 8;
 /// Keys looked at in one step.
 const LOOK: usize = 1024;
+
+/// What a comparison does about what differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Both sides get the merge.
+    Both,
+    /// The other gets what this node has, and this node nothing.
+    Push,
+}
 
 /// Keeps to a limit of bytes a second.
 struct Pace {
@@ -116,22 +126,24 @@ impl Inner {
         scrub: bool,
         told: &mut Vec<Compared>,
     ) -> Result<(), String> {
+        let epoch = self.epoch.get();
         let list = self.preference_of(partition);
         let others: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
         let was_refilled = self.store.partition_state(partition).0.refilled;
-        let mut failure = Ok(());
+        let mut scrubbed = Ok(());
         if scrub || !was_refilled {
-            failure = self.scrub(partition, &others).await;
+            scrubbed = self.scrub(partition, &others).await;
         }
         let doubts = self.store.doubts();
         let down = self.down();
+        let (mut failure, mut missed) = (Ok(()), Vec::new());
         told.extend(others.into_iter().map(Compared::not_yet));
         for made in told {
             let other = made.other;
             let compared = if down.contains(&other) {
                 Err("it is down".to_owned())
             } else {
-                self.exchange(partition, other, made).await
+                self.exchange(partition, other, Flow::Both, made).await
             };
             match compared {
                 Ok(()) => {
@@ -144,14 +156,16 @@ impl Inner {
                 }
                 Err(why) => {
                     failure = failure.and(Err(format!("{other}: {why}")));
+                    missed.push(other);
                     made.ended = Ended::Failed(why);
                 }
             }
         }
-        failure?;
-        if !was_refilled {
+        scrubbed?;
+        let enough = missed.is_empty() || self.may_miss(&list, &missed, &down);
+        if !was_refilled && enough {
             let refilled = |state: &mut crate::storage::PartitionState| {
-                let same = self.store.doubts() == doubts;
+                let same = self.store.doubts() == doubts && self.epoch.get() == epoch;
                 state.refilled |= same;
                 (if same { Change::Write } else { Change::Keep }, same)
             };
@@ -164,14 +178,28 @@ impl Inner {
                 tracing::info!(%partition, "refilled: it was compared with every other primary");
             }
         }
-        Ok(())
+        failure
+    }
+
+    /// Whether a partition counts as refilled although these primaries could not be compared with: they are down and on
+    /// their way out, and of each layout as many others were as every write of the default W is found at one of.
+    fn may_miss(&self, list: &PreferenceList, missed: &[NodeId], down: &[NodeId]) -> bool {
+        let current = lock(&self.layouts).history.current().clone();
+        let are_leaving = missed.iter().all(|node| current.member(*node).is_none() && down.contains(node));
+        let compared = |primaries: &Vec<NodeId>| {
+            primaries.iter().filter(|node| **node != self.id && !missed.contains(node)).count()
+        };
+        let n = self.descriptor.replicas as usize;
+        let w = n / 2 + 1;
+        are_leaving && list.layouts.iter().skip(1).all(|layout| compared(layout) > n - w)
     }
 
     /// Makes a partition equal with another primary's.
-    async fn exchange(
+    pub(super) async fn exchange(
         &self,
         partition: PartitionId,
         other: NodeId,
+        flow: Flow,
         made: &mut Compared,
     ) -> Result<(), String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
@@ -195,15 +223,17 @@ impl Inner {
         let mut pace = Pace { began: self.now(), bytes: 0 };
         for leaves in descent.finish().chunks(LISTED_MAX) {
             point!("exchange-differs");
-            self.exchange_leaves(partition, other, bits, leaves, made, &mut pace).await?;
+            self.exchange_leaves(partition, other, flow, bits, leaves, made, &mut pace).await?;
         }
         Ok(())
     }
 
+    #[allow(clippy::too_many_arguments)] // what one comparison goes by
     async fn exchange_leaves(
         &self,
         partition: PartitionId,
         other: NodeId,
+        flow: Flow,
         bits: LeafBits,
         leaves: &[u32],
         made: &mut Compared,
@@ -241,7 +271,7 @@ impl Inner {
             let slots: Vec<Slot> = slots.collect();
             made.keys += slots.len() as u64;
             let mut working =
-                stream::iter(slots).map(|slot| self.make_equal(slot, other)).buffer_unordered(AT_ONCE);
+                stream::iter(slots).map(|slot| self.make_equal(slot, other, flow)).buffer_unordered(AT_ONCE);
             while let Some(bytes) = working.next().await {
                 let bytes = bytes?;
                 made.bytes += bytes;
@@ -255,13 +285,16 @@ impl Inner {
     }
 
     /// Gives this node and another primary the merge of their copies of one key; about how many bytes went either way.
-    async fn make_equal(&self, slot: Slot, other: NodeId) -> Result<u64, String> {
+    async fn make_equal(&self, slot: Slot, other: NodeId, flow: Flow) -> Result<u64, String> {
         let words = |error: StorageError| storage_refusal(&error).message;
         let unless = match self.store.read_with_hash(&slot).await {
             Ok(found) => found.map(|(_, version_hash)| version_hash),
             Err(StorageError::Corrupt(_)) => None,
             Err(error) => return Err(words(error)),
         };
+        if flow == Flow::Push && unless.is_none() {
+            return Ok(0);
+        }
         let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless };
         let (theirs, fences) = match self.call(other, &fetch, self.errand()).await {
             Ok(FetchReply { record: None, .. }) => return Ok(0),
@@ -271,7 +304,7 @@ impl Inner {
             Err(error) => return Err(error.to_string()),
         };
         let mut bytes = 0;
-        if !theirs.is_empty() {
+        if !theirs.is_empty() && flow == Flow::Both {
             bytes += theirs.size_bytes() as u64;
             let kept = self.store_own(&slot, &[], &theirs, Durability::Sync, fences).await;
             kept.map_err(|why| why.into_refusal().message)?;
@@ -312,7 +345,7 @@ impl Inner {
                     Ok(()) => {}
                     Err(StorageError::Corrupt(_)) => {
                         for other in others {
-                            if let Err(why) = self.make_equal(slot.clone(), *other).await {
+                            if let Err(why) = self.make_equal(slot.clone(), *other, Flow::Both).await {
                                 tracing::debug!(key = %slot.key, %other, %why, "a damaged copy is not repaired yet");
                             }
                         }

@@ -167,6 +167,8 @@ impl Node {
             key: key.clone(),
             request,
             durability,
+            layout,
+            layouts: list.layouts.len(),
             write: Some((over, write)),
             applied: None,
             local_durable: false,
@@ -234,19 +236,39 @@ impl Node {
     ) -> Result<(GetDone, LayoutRef), Refusal> {
         let inner = &self.inner;
         let r = self.quorum_size("r", quorum.r)?;
-        let (list, layout) = inner.preference(namespace, key);
+        loop {
+            let (list, layout) = inner.preference(namespace, key);
+            let done = self.read_by(&list, namespace, key, r, quorum.strict, request).await?;
+            // Answers that came in under a newer layout are of nodes that need not hold what was written under that.
+            if inner.layout_ref() == layout {
+                return Ok((done, layout));
+            }
+        }
+    }
+
+    /// Reads a key's record at R by one preference list.
+    async fn read_by(
+        &self,
+        list: &PreferenceList,
+        namespace: Namespace,
+        key: &Key,
+        r: usize,
+        strict: bool,
+        request: Request,
+    ) -> Result<GetDone, Refusal> {
+        let inner = &self.inner;
         let started = inner.now();
         let machine_request = GetRequest {
             r,
-            strict: quorum.strict,
+            strict,
             hedge_after: if buggify!("hedge-early") { Duration::ZERO } else { inner.config.hedge_after },
             deadline: request.deadline,
         };
         let down = inner.down();
-        let (own, fetching) = self.look_at_own(&list, namespace, key).await;
+        let (own, fetching) = self.look_at_own(list, namespace, key).await;
         let fence = own.as_ref().map_or(u64::MAX, |(_, fences)| fences.raised);
         let own = own.map(|(own, _)| own);
-        let (machine, actions) = GetMachine::new(machine_request, &list, &down, own, started);
+        let (machine, actions) = GetMachine::new(machine_request, list, &down, own, started);
         let (answer, answered) = oneshot::channel();
         let driver = GetDriver {
             node: inner.clone(),
@@ -266,7 +288,7 @@ impl Node {
         match answered {
             Ok(done) => {
                 inner.metrics.read_quorum_wait.enter_time(inner.now().since(started));
-                Ok((done, layout))
+                Ok(done)
             }
             Err(short) => {
                 inner.metrics.read_shortfalls.one();

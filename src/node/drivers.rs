@@ -5,6 +5,7 @@
 //! through a channel as soon as the machine gives it; the task goes on for repair and for the replicas that
 //! are still to have their copy.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -23,7 +24,7 @@ use crate::dynamo::version::{PutDone, Record, Write};
 use crate::io::BoxFuture;
 use crate::net::message::{Durability, Fetch, FetchReply, Refusal, Store};
 use crate::storage::Table;
-use crate::types::{Key, Namespace, NodeId};
+use crate::types::{Key, LayoutRef, Namespace, NodeId};
 
 /// An event with the fences of the answer that it is.
 type Fenced = (GetEvent, Option<Fences>);
@@ -179,6 +180,10 @@ pub(super) struct PutDriver {
     pub(super) key: Key,
     pub(super) request: Request,
     pub(super) durability: Durability,
+    /// What the machine goes by.
+    pub(super) layout: LayoutRef,
+    /// How many are active with it.
+    pub(super) layouts: usize,
     pub(super) write: Option<(Over, Write)>,
     pub(super) applied: Option<(Table, Record, PutDone, Fences)>,
     pub(super) local_durable: bool,
@@ -193,10 +198,11 @@ enum PutResult {
 }
 
 impl PutDriver {
-    pub(super) async fn drive(mut self, mut machine: PutMachine, mut actions: Vec<PutAction>) {
+    pub(super) async fn drive(mut self, mut machine: PutMachine, actions: Vec<PutAction>) {
+        let mut actions = VecDeque::from(actions);
         let mut pending: FuturesUnordered<BoxFuture<'static, PutResult>> = FuturesUnordered::new();
         loop {
-            for action in actions {
+            while let Some(action) = actions.pop_front() {
                 match action {
                     PutAction::ApplyLocally { guest, targets } => {
                         if let Some(local) = self.apply(guest, targets) {
@@ -249,7 +255,13 @@ impl PutDriver {
                     PutEvent::Refused
                 }
             };
-            actions = machine.on_event(event);
+            // An answer that came under other layouts than the machine goes by counts under those.
+            let (list, layout) = self.node.preference(self.namespace, &self.key);
+            if layout != self.layout || list.layouts.len() != self.layouts {
+                (self.layout, self.layouts) = (layout, list.layouts.len());
+                actions.extend(machine.on_layout(&list));
+            }
+            actions.extend(machine.on_event(event));
         }
     }
 

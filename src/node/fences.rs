@@ -151,6 +151,11 @@ impl Inner {
         self.preference_of(partition).primaries().all(|node| node == self.id || asked.contains(&node))
     }
 
+    /// Every other primary must be asked again before a fence is raised or voted under.
+    pub(super) fn forget_fences_asked(&self) {
+        lock(&self.fence_watch.asked).clear();
+    }
+
     /// Whether others refuse this node's copies for its fence, and it cannot raise it yet.
     pub(super) fn is_blocked(&self, partition: PartitionId) -> bool {
         let mut blocked = lock(&self.fence_watch.blocked);

@@ -14,10 +14,9 @@
 //! - Clients are served whatever layout they name; every answer names the node's, and a client that sees another one
 //!   asks for it.
 //!
-//! A request that is under way while the layout changes ends under the layouts that it began with. They are active
-//! until every member holds their successor, and a member may say so only when what it began before has ended: whoever
-//! writes the retiring of layouts must keep to that. Guest records of a node that becomes a primary are turned into data by
-//! `node::handoff`.
+//! A put that is under way while the layout changes is answered once it has W in each layout that is active then, and a read
+//! whose layout has changed is made again (`coordinator`). Guest records of a node that becomes a primary are turned into
+//! data by `node::handoff`; how data moves and layouts retire is in `node::transfer`.
 
 use std::sync::Arc;
 
@@ -92,11 +91,21 @@ impl Inner {
         if history == before {
             return Ok(current);
         }
+        self.begin_transfer(&before, &history).await?;
         if let Adopted::Replaced { lost } | Adopted::CaughtUp { lost } = &adopted
             && !lost.is_empty()
         {
             tracing::error!(node = %self.id, ?lost, ?current, "layouts were in conflict: the lost ones are void");
         }
+        self.go_by(history).await?;
+        self.metrics.layouts_adopted.one();
+        point!("layout-adopted");
+        tracing::info!(node = %self.id, version = current.version, "goes by another layout");
+        Ok(current)
+    }
+
+    /// Goes by these layouts from now on, and after every crash. Called under `adopting`.
+    pub(super) async fn go_by(&self, history: LayoutHistory) -> Result<(), StorageError> {
         let meta = NodeMeta {
             format: FORMAT,
             node: self.id,
@@ -104,11 +113,9 @@ impl Inner {
             layouts: history.active().iter().map(|layout| Layout::clone(layout)).collect(),
         };
         directory::write(self.io.disk.as_ref(), &self.config.dir, &meta).await?;
+        self.epoch.next();
         *super::lock(&self.layouts) = Layouts::new(history);
-        self.metrics.layouts_adopted.one();
-        point!("layout-adopted");
-        tracing::info!(node = %self.id, version = current.version, "goes by another layout");
-        Ok(current)
+        Ok(())
     }
 
     /// Asks another node, over the link that stands to it or a new one. Settles a difference of layouts on the way.

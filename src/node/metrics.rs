@@ -244,6 +244,10 @@ pub struct Metrics {
     pub wrong_layouts: Counter,
     /// Layouts taken over from other nodes.
     pub layouts_adopted: Counter,
+    /// Layouts retired because all had moved.
+    pub layouts_retired: Counter,
+    /// Partitions let go because other nodes hold them now.
+    pub partitions_let_go: Counter,
     in_flight: AtomicU64,
 }
 
@@ -287,6 +291,8 @@ impl Default for Metrics {
             shed_wait: Counter::default(),
             wrong_layouts: Counter::default(),
             layouts_adopted: Counter::default(),
+            layouts_retired: Counter::default(),
+            partitions_let_go: Counter::default(),
             in_flight: AtomicU64::new(0),
         }
     }

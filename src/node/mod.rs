@@ -10,7 +10,6 @@
 //! repair goes on in it. Time, randomness, disk and network come in by value ([`Io`], a seed), so the same code
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
-//! Not yet here: changing the layout.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -52,6 +51,7 @@ use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
 use reaping::ReapLog;
+use transfer::Epoch;
 
 mod access;
 mod anti_entropy;
@@ -73,6 +73,7 @@ mod repair;
 mod replica;
 mod reply;
 mod scan;
+mod transfer;
 
 pub use access::Access;
 pub use founding::found;
@@ -225,6 +226,7 @@ pub(crate) struct Inner {
     access: Option<AccessLog>,
     started: Mono,
     layouts: Mutex<Layouts>,
+    epoch: Epoch,
     adopting: AsyncMutex<()>,
     repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
@@ -271,7 +273,7 @@ impl Node {
             history.adopt(layout)?;
         }
         if !history.active().iter().any(|layout| layout.member(meta.node).is_some()) {
-            return Err(NodeError::NotAMember(meta.node));
+            tracing::warn!(node = %meta.node, "no active layout has this node: it gives away what it holds and takes nothing new");
         }
 
         let (q, n) = (meta.descriptor.partitions, meta.descriptor.replicas);
@@ -320,6 +322,7 @@ impl Node {
             peer_load,
             started,
             layouts: Mutex::new(Layouts::new(history)),
+            epoch: Epoch::default(),
             adopting: AsyncMutex::new(()),
             repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
@@ -364,6 +367,7 @@ impl Node {
             never = inner.hand_off() => match never {},
             never = inner.anti_entropy() => match never {},
             never = inner.reap() => match never {},
+            never = inner.transfer() => match never {},
         };
         point!("node-drained");
         inner.peers.close();

@@ -350,6 +350,7 @@ impl PeerService {
             Vote::KIND => Ok(answer(frame, &node.answer_vote(&read(frame)?).await?)),
             Commit::KIND => Ok(answer(frame, &node.answer_commit(&read(frame)?).await?)),
             AskFences::KIND => Ok(answer(frame, &node.answer_fences(read(frame)?).await?)),
+            net::AskTransfers::KIND => Ok(answer(frame, &node.answer_transfers())),
             ScanKeys::KIND => Ok(answer(frame, &node.list_own(&read(frame)?).await?)),
             FetchMany::KIND => Ok(answer(frame, &node.fetch_many_own(&read(frame)?).await)),
             MultiPut::KIND => {

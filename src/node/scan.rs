@@ -70,7 +70,16 @@ impl Node {
     /// # Errors
     /// When the request makes no sense, or nothing could be read in time.
     pub async fn scan(&self, scan: Scan, request: Request) -> Result<ScanReply, Refusal> {
-        self.watch(Operation::Scan, request, Box::pin(self.scan_unwatched(scan, request))).await
+        let work = async {
+            loop {
+                let reply = self.scan_unwatched(scan.clone(), request).await?;
+                // Answers that came in under a newer layout are of nodes that need not hold what was written under that.
+                if self.inner.layout_ref() == reply.layout {
+                    return Ok(reply);
+                }
+            }
+        };
+        self.watch(Operation::Scan, request, Box::pin(work)).await
     }
 
     async fn scan_unwatched(&self, scan: Scan, request: Request) -> Result<ScanReply, Refusal> {

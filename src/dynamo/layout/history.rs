@@ -30,15 +30,16 @@
 //! A node that missed layouts does not adopt the newest alone; it takes a peer's whole history
 //! ([`LayoutHistory::catch_up`]).
 //!
-//! Deliberately absent: who has completed which transfer (`node/handoff` counts that and calls `retire`), and how
+//! Deliberately absent: who has completed which transfer (`node/transfer` asks and calls `retire`), and how
 //! histories travel.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Layout, LayoutError};
-use crate::types::LayoutRef;
+use crate::types::{LayoutRef, NodeId, PartitionId};
 
 /// Most layouts active at once. Every put needs W in each, so more than two is rare; the cap stops an operator
 /// who changes members faster than data moves.
@@ -210,6 +211,18 @@ impl LayoutHistory {
         let lost = lost.collect();
         self.active.clone_from(&peer.active);
         Adopted::CaughtUp { lost }
+    }
+
+    /// Partitions whose primary a node becomes by those of these layouts that `before` did not have, in order: what it holds of
+    /// them, or nothing, says nothing until it has refilled. Where a predecessor is not known, all of the layout's.
+    pub fn gained_since(&self, before: &LayoutHistory, node: NodeId) -> Vec<PartitionId> {
+        let new = self.active.iter().filter(|layout| before.find(layout.reference()).is_none());
+        let gained = new.flat_map(|layout| {
+            let parent = layout.parent().and_then(|parent| self.find(parent).or_else(|| before.find(parent)));
+            let had = move |partition| parent.is_some_and(|parent| parent.is_primary(partition, node));
+            layout.partitions_of(node).filter(move |partition| !had(*partition))
+        });
+        gained.collect::<BTreeSet<PartitionId>>().into_iter().collect()
     }
 
     /// Drops layouts below a version, but never the current one.

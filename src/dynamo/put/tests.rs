@@ -50,6 +50,38 @@ fn unknown(actions: &[PutAction]) -> Option<(usize, bool)> {
     })
 }
 
+/// The bad order: W old owners have acked what a new one was compared too early to have, and the old layout retires.
+#[test]
+fn w_counts_in_the_layouts_that_are_active_when_the_put_is_answered() {
+    let (old, both) = (three(), PreferenceList::for_test(&[&[1, 4, 5], &[1, 2, 3]], &[2, 3]));
+    let new = PreferenceList::for_test(&[&[1, 4, 5]], &[2, 3]);
+    let (mut machine, _) = start(2, false, 1, &old, &[]);
+    machine.on_event(PutEvent::Applied);
+    machine.on_event(PutEvent::LocalDurable);
+    assert_eq!(machine.on_layout(&both), [PutAction::Replicate(n(4)), PutAction::Replicate(n(5))]);
+    assert!(!applied(&machine.on_event(PutEvent::Ack(n(2)))), "two hold it, of the new owners only one");
+    assert!(applied(&machine.clone().on_event(PutEvent::Ack(n(5)))));
+    // The old layout retires: the acks of those that only it names are worth nothing any more.
+    assert_eq!(machine.on_layout(&new), []);
+    assert!(!applied(&machine.on_event(PutEvent::Ack(n(3)))));
+    assert!(applied(&machine.on_event(PutEvent::Ack(n(4)))));
+    assert_eq!(machine.on_event(PutEvent::Ack(n(5))), [PutAction::Finished]);
+}
+
+#[test]
+fn a_put_that_has_what_a_new_layout_asks_for_is_answered_at_once() {
+    let both = PreferenceList::for_test(&[&[1, 2, 4], &[1, 2, 3]], &[3]);
+    let (mut machine, _) = start(3, false, 1, &three(), &[]);
+    machine.on_event(PutEvent::Applied);
+    machine.on_event(PutEvent::LocalDurable);
+    machine.on_event(PutEvent::Ack(n(2)));
+    // Only the new layout is left: 1 and 2 hold it, 4 is asked, 3 is silent.
+    let new = PreferenceList::for_test(&[&[1, 2, 4]], &[3]);
+    assert_eq!(machine.on_layout(&both), [PutAction::Replicate(n(4))]);
+    assert_eq!(machine.on_layout(&new), []);
+    assert!(applied(&machine.on_event(PutEvent::Ack(n(4)))));
+}
+
 #[test]
 fn a_put_applies_locally_first_and_replicates_once_the_dot_exists() {
     let (mut machine, actions) = start(2, false, 2, &five(), &[]);

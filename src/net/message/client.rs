@@ -10,7 +10,7 @@ use super::handshake::Refusal;
 use super::options::{Condition, Context, Durability, Expiry, Order, Quorum, Resolve};
 use crate::dynamo::detector::Reason;
 use crate::dynamo::layout::history::ACTIVE_MAX;
-use crate::dynamo::layout::{Layout, MEMBERS_MAX};
+use crate::dynamo::layout::{Layout, MEMBERS_MAX, Member};
 use crate::dynamo::reaping::Against;
 use crate::dynamo::ring::PARTITIONS_MAX;
 use crate::dynamo::version::{Dot, Meta};
@@ -354,6 +354,30 @@ pub struct HintsReply {
     pub targets: Vec<HintsFor>,
     /// Guest records that the node takes at most.
     pub guests_max: u64,
+}
+
+/// Has the cluster's members changed, or asks what that would move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeMembers {
+    /// New members.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
+    pub add: Vec<Member>,
+    /// Members that go.
+    #[serde(deserialize_with = "up_to::<_, _, MEMBERS_MAX>")]
+    pub remove: Vec<NodeId>,
+    /// Whether it is meant; else the reply only shows what would be.
+    pub apply: bool,
+}
+
+/// The layout with the changed members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeMembersReply {
+    /// The layout.
+    pub layout: Arc<Layout>,
+    /// Replicas of partitions that are at another node than before.
+    pub moves: u32,
+    /// Whether the node goes by it now, durably. The others learn it from each other.
+    pub applied: bool,
 }
 
 /// Asks how far the node is with forgetting what was deleted.

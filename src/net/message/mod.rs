@@ -43,10 +43,10 @@ mod v1;
 mod vectors;
 
 pub use client::{
-    BATCH_ITEMS_MAX, Get, GetLayout, GetReply, Hidden, HiddenWhy, HintWhy, Hints, HintsFor, HintsReply,
-    LayoutReply, MultiGet, MultiGetReply, MultiPut, MultiPutReply, PeerDown, PeerState, PeerView, Ping, Pong,
-    Put, PutOutcome, PutReply, REAP_AGAINST_MAX, REAP_ROUNDS_MAX, ReapRound, Reaping, ReapingReply, Replicas,
-    SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply, Version,
+    BATCH_ITEMS_MAX, ChangeMembers, ChangeMembersReply, Get, GetLayout, GetReply, Hidden, HiddenWhy, HintWhy,
+    Hints, HintsFor, HintsReply, LayoutReply, MultiGet, MultiGetReply, MultiPut, MultiPutReply, PeerDown,
+    PeerState, PeerView, Ping, Pong, Put, PutOutcome, PutReply, REAP_AGAINST_MAX, REAP_ROUNDS_MAX, ReapRound,
+    Reaping, ReapingReply, Replicas, SCAN_ITEMS_MAX, Scan, ScanItem, ScanReply, Status, StatusReply, Version,
 };
 pub use handshake::{AuthMethod, FEATURES, Hello, MAGIC, Refusal, RefusalCode, Spoken, Welcome};
 pub use look::{
@@ -55,10 +55,10 @@ pub use look::{
 };
 pub use options::{Condition, Context, Durability, Expiry, INTERVAL_MS_MAX, Order, Quorum, Resolve};
 pub use peer::{
-    AskFences, AskFencesReply, Commit, CommitReply, DROPPED_MAX, Fetch, FetchMany, FetchManyReply,
-    FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply, LISTED_MAX, LeafKeys,
-    LeafKeysReply, OfferLayouts, OfferLayoutsReply, ReapKey, ScanKeys, ScanKeysReply, Store, StoreReply,
-    TreeHashes, TreeHashesReply, Vote, VoteReply,
+    AskFences, AskFencesReply, AskTransfers, AskTransfersReply, Commit, CommitReply, DROPPED_MAX, Fetch,
+    FetchMany, FetchManyReply, FetchReply, Gossip, GossipReply, HeldEntry, HeldKey, Join, JoinReply,
+    LISTED_MAX, LeafKeys, LeafKeysReply, OfferLayouts, OfferLayoutsReply, ReapKey, ScanKeys, ScanKeysReply,
+    Store, StoreReply, TreeHashes, TreeHashesReply, Vote, VoteReply,
 };
 
 /// The newest protocol version, which this build speaks wherever the other side does.
@@ -198,6 +198,8 @@ messages! {
     2 0x810c ExplainReply;
     2 0x010d Reaping;
     2 0x810d ReapingReply;
+    2 0x010e ChangeMembers;
+    2 0x810e ChangeMembersReply;
     1 0x0201 Fetch was v1::Fetch;
     1 0x8201 FetchReply was v1::FetchReply;
     1 0x0202 Store was v1::Store;
@@ -220,6 +222,8 @@ messages! {
     2 0x820a CommitReply;
     2 0x020b AskFences;
     2 0x820b AskFencesReply;
+    2 0x020c AskTransfers;
+    2 0x820c AskTransfersReply;
     2 0x0210 Join;
     2 0x8210 JoinReply;
     2 0x0211 Inspect;
@@ -242,5 +246,5 @@ pub fn is_read(kind: u16) -> bool {
         .contains(&kind)
         || [Trees::KIND, Explain::KIND, Inspect::KIND].contains(&kind)
         || [Fetch::KIND, FetchMany::KIND, ScanKeys::KIND, TreeHashes::KIND, LeafKeys::KIND].contains(&kind)
-        || [AskFences::KIND, Reaping::KIND].contains(&kind)
+        || [AskFences::KIND, AskTransfers::KIND, Reaping::KIND].contains(&kind)
 }

@@ -285,6 +285,17 @@ pub struct AskFencesReply {
     pub fences: Vec<(PartitionId, Fences, u64)>,
 }
 
+/// A node that wants to retire a layout asks another what it has left to move under the current one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskTransfers;
+
+/// How much it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskTransfersReply {
+    /// Partitions that it has not refilled; at a node that is no member any more, records that it keeps for others.
+    pub left: u32,
+}
+
 /// A node hands another the layouts that it goes by. Taken under any layout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferLayouts {

@@ -1,0 +1,252 @@
+//! What a change of the layout sets in motion: new primaries refill, older layouts retire, former primaries let go
+//! (DESIGN §4; Garage's layout history).
+//!
+//! ```text
+//!   adopt [2 1]        gained partitions lose their *refilled* mark, durably, before node.meta has layout 2
+//!   anti-entropy       compares them with every primary of both layouts: refilled
+//!   nobody has anything left to move?   retire 1: node.meta has [2] alone
+//!   holds data of a partition that no active layout gives it?   push it to each primary, then remove it
+//! ```
+//! The bad orders
+//! - **A write that only old primaries hold, after the new ones were compared.** A replica takes no message under another layout
+//!   than its own, so by the time it is compared under the new layout it takes nothing under the old one alone any more; and
+//!   a put is answered only when it has W in each layout that is active then (`PutMachine::on_layout`).
+//! - **A crash between the mark and the layout**: the mark first. A partition that is marked too early is refilled once more.
+//! - **A comparison under the old layout ends after the mark was taken away, and sets it again**: it must end in the epoch in which
+//!   it began; each change of the layouts begins another.
+//! - **A former primary alone has something.** It lets go only after each primary has merged what it has. A removed node that comes
+//!   back years later does the same; but what it missed of reaping it must give up first (`fences`).
+//! - **A node is removed because it is gone for good.** It can say nothing any more. A leaving node that is down is waited for
+//!   by nobody, if of each layout as many other primaries were compared as meet every write of the default W. What was
+//!   written with a smaller W and is on that disk alone is gone with it, or comes back with it.
+//! - **A layout retires while a node has not taken over its successor**: every member of the successor says under that
+//!   layout that it has nothing left to move; who holds another one cannot say so.
+
+use std::convert::Infallible;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::anti_entropy::Flow;
+use super::layouts::AdoptError;
+use super::{Inner, Node, lock};
+use crate::dynamo::layout::{LayoutHistory, Member};
+use crate::dynamo::preference::PreferenceList;
+use crate::net::message::{
+    AskTransfers, AskTransfersReply, ChangeMembers, ChangeMembersReply, Compared, Refusal, RefusalCode,
+};
+use crate::storage::{Change, Direction, Durability, Slot, StorageError, Table};
+use crate::types::PartitionId;
+
+/// Keys removed between two looks at the layouts.
+const PAGE: usize = 256;
+/// Removals are durable within this time: what a crash brings back is let go again.
+const LET_GO_WITHIN: Duration = Duration::from_millis(100);
+
+/// Which state of its layouts the node is in: another number after each change.
+#[derive(Debug, Default)]
+pub(super) struct Epoch(AtomicU64);
+
+impl Epoch {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn next(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Node {
+    /// Makes the layout that follows when members come and go, and goes by it if it is meant.
+    ///
+    /// # Errors
+    /// When such a layout cannot be; nothing changed.
+    pub async fn change_members(&self, asked: ChangeMembers) -> Result<ChangeMembersReply, Refusal> {
+        let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
+        let mut active = self.layouts().active;
+        let current = active[0].clone();
+        let mut members: Vec<Member> = current.members().to_vec();
+        for node in &asked.remove {
+            let before = members.len();
+            members.retain(|member| member.id != *node);
+            if members.len() == before {
+                return Err(bad(format!("{node} is not a member, nothing changed: see `ringdove layout`")));
+            }
+        }
+        members.extend(asked.add);
+        let next = current.next(members).map_err(|error| bad(error.to_string()))?;
+        let partitions = self.descriptor().partitions.partitions();
+        let new_at = |partition: PartitionId| {
+            let old = current.primaries(partition);
+            next.primaries(partition).iter().filter(|node| !old.contains(node)).count()
+        };
+        let moves = u32::try_from(partitions.map(new_at).sum::<usize>()).unwrap_or(u32::MAX);
+        let next = Arc::new(next);
+        if asked.apply {
+            active.insert(0, next.clone());
+            self.adopt_layouts(active).await.map_err(|error| match error {
+                AdoptError::Layout(error) => bad(error.to_string()),
+                AdoptError::Storage(error) => super::replica::storage_refusal(&error),
+            })?;
+            tracing::info!(node = %self.id(), version = next.reference().version, moves, "the members change");
+        }
+        Ok(ChangeMembersReply { layout: next, moves, applied: asked.apply })
+    }
+}
+
+impl Inner {
+    /// Takes the *refilled* mark from what this node is to become a primary of; durable on return.
+    pub(super) async fn begin_transfer(
+        &self,
+        before: &LayoutHistory,
+        after: &LayoutHistory,
+    ) -> Result<(), StorageError> {
+        self.epoch.next();
+        let gained = after.gained_since(before, self.id);
+        if gained.is_empty() {
+            return Ok(());
+        }
+        // What the others have agreed to meanwhile, they must say first.
+        self.forget_fences_asked();
+        let mut last = None;
+        for partition in gained {
+            let unmark = |state: &mut crate::storage::PartitionState| {
+                let was = std::mem::replace(&mut state.refilled, false);
+                (if was { Change::Write } else { Change::Keep }, ())
+            };
+            let ((), position) = self.store.update_partition(partition, unmark).await?;
+            last = last.max(Some(position));
+        }
+        match last {
+            Some(position) => self.store.wait_synced(position).await,
+            None => Ok(()),
+        }
+    }
+
+    /// How much this node has still to move: partitions to refill, or records to hand over when it is no member any more.
+    fn transfers_left(&self) -> u32 {
+        let current = lock(&self.layouts).history.current().clone();
+        let left = if current.member(self.id).is_some() {
+            let ours = current.q().partitions().filter(|partition| current.is_primary(*partition, self.id));
+            ours.filter(|partition| !self.store.partition_state(*partition).0.refilled).count()
+        } else {
+            self.store.len(Table::Guest)
+        };
+        u32::try_from(left).unwrap_or(u32::MAX)
+    }
+
+    /// What another node is answered that wants to know whether a layout may retire.
+    pub(super) fn answer_transfers(&self) -> AskTransfersReply {
+        AskTransfersReply { left: self.transfers_left() }
+    }
+
+    /// Retires layouts whose transfers are complete, and lets go of what other nodes hold now.
+    pub(super) async fn transfer(&self) -> Infallible {
+        loop {
+            let pause = self.config.detector.interval.mul_f64(lock(&self.rng).random_range(0.75..1.25));
+            self.io.clock.sleep_until((self.now() + pause).since_origin()).await;
+            if lock(&self.layouts).history.active().len() > 1
+                && let Err(why) = self.retire_layouts().await
+            {
+                tracing::debug!(%why, "older layouts stay");
+            }
+            for partition in self.descriptor.partitions.partitions() {
+                if self.store.keys_in(Table::Data, partition) == 0 {
+                    continue;
+                }
+                let list = self.preference_of(partition);
+                if !list.is_primary(self.id)
+                    && let Err(why) = Box::pin(self.let_go(partition, &list)).await
+                {
+                    self.metrics.exchanges_failed.one();
+                    tracing::debug!(%partition, %why, "a partition that others hold now stays here");
+                }
+            }
+        }
+    }
+
+    /// Retires all layouts but the current one, if everybody has moved what there is to move.
+    async fn retire_layouts(&self) -> Result<(), String> {
+        let history = lock(&self.layouts).history.clone();
+        let current = history.current().clone();
+        let mine = self.transfers_left();
+        if mine > 0 {
+            return Err(format!("{mine} are left here"));
+        }
+        let down = self.down();
+        for other in self.others() {
+            // Leaving for good, perhaps.
+            if current.member(other).is_none() && down.contains(&other) {
+                continue;
+            }
+            let reply = self.call::<AskTransfersReply>(other, &AskTransfers, self.errand()).await;
+            let AskTransfersReply { left } = reply.map_err(|error| format!("{other}: {error}"))?;
+            if left > 0 {
+                return Err(format!("{left} are left at {other}"));
+            }
+        }
+        let Some(parent) = current.parent() else { return Ok(()) };
+        let _alone = self.adopting.lock().await;
+        let mut history = lock(&self.layouts).history.clone();
+        if history.current().reference() != current.reference() {
+            return Err("another layout has come meanwhile".to_owned());
+        }
+        let retired = history.retire(parent).map_err(|error| error.to_string())?;
+        self.go_by(history).await.map_err(|error| error.to_string())?;
+        for layout in &retired {
+            tracing::info!(node = %self.id, version = layout.version, "all has moved: the layout is retired");
+        }
+        self.metrics.layouts_retired.add(retired.len() as u64);
+        point!("layout-retired");
+        Ok(())
+    }
+
+    /// Gives each primary what this node holds of a partition of which it is none, then removes it.
+    async fn let_go(&self, partition: PartitionId, list: &PreferenceList) -> Result<(), String> {
+        let (epoch, doubts) = (self.epoch.get(), self.store.doubts());
+        for other in list.primaries() {
+            if self.down().contains(&other) {
+                return Err(format!("{other} is down"));
+            }
+            self.exchange(partition, other, Flow::Push, &mut Compared::not_yet(other)).await?;
+        }
+        if self.epoch.get() != epoch || self.store.doubts() != doubts {
+            return Err("something has changed meanwhile".to_owned());
+        }
+        point!("partition-let-go");
+        fact!(LetGo { node: self.id, partition });
+        let mut removed = 0_u64;
+        loop {
+            let page = self.store.scan(Table::Data, partition, Bound::Unbounded, Direction::Ascending, PAGE);
+            if page.keys.is_empty() {
+                break;
+            }
+            for found in page.keys {
+                let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
+                // A layout that has come meanwhile may have made this node a primary again: from then on it keeps all.
+                let here = self.epoch.get() == epoch;
+                let remove =
+                    |_: &mut _| (if self.epoch.get() == epoch { Change::Remove } else { Change::Keep }, ());
+                let gone = match self.store.update(&slot, Durability::Interval(LET_GO_WITHIN), remove).await {
+                    Err(StorageError::Corrupt(_)) if here => {
+                        self.store.replace_damaged(&slot, |entry, _| remove(entry)).await.map(|_| ())
+                    }
+                    gone => gone.map(|_| ()),
+                };
+                gone.map_err(|error| error.to_string())?;
+                removed += 1;
+            }
+            if self.epoch.get() != epoch {
+                return Err("another layout has come meanwhile".to_owned());
+            }
+            tokio::task::yield_now().await;
+        }
+        self.metrics.partitions_let_go.one();
+        tracing::info!(%partition, removed, "others hold this partition now, it was let go");
+        Ok(())
+    }
+}
