@@ -163,6 +163,26 @@ pub enum Fact<'a> {
         node: NodeId,
         /// Which.
         partition: PartitionId,
+        /// Whose it is: each has merged what the node holds.
+        primaries: &'a [NodeId],
+    },
+    /// A guest record goes to others than it was kept for: the layout has changed.
+    Retargeted {
+        /// Who keeps it.
+        node: NodeId,
+        /// It.
+        slot: &'a Slot,
+        /// For whom it is kept no more.
+        gone: NodeId,
+        /// For whom it is.
+        primaries: &'a [NodeId],
+    },
+    /// A guest record is to go, because this node is a primary now and has it as data.
+    TurnedIntoData {
+        /// Who.
+        node: NodeId,
+        /// The guest's.
+        slot: &'a Slot,
     },
 }
 

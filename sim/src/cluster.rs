@@ -36,6 +36,17 @@ pub fn client_addr(node: NodeId) -> String {
     format!("{node}:7000")
 }
 
+/// A node as the layout has it.
+pub fn member(id: NodeId) -> Member {
+    Member {
+        id,
+        peer_addr: format!("{id}:7100"),
+        client_addr: client_addr(id),
+        zone: String::new(),
+        capacity: 1,
+    }
+}
+
 struct Seat {
     id: NodeId,
     host: Host,
@@ -61,7 +72,8 @@ pub struct Cluster {
     settings: RunSettings,
     config: NodeConfig,
     descriptor: ClusterDescriptor,
-    layout: Layout,
+    /// The newest layouts that a node was seen to go by, newest first.
+    layouts: Vec<Arc<Layout>>,
     seats: BTreeMap<String, Seat>,
     changed_starts: u32,
 }
@@ -74,13 +86,7 @@ impl Cluster {
         seed::stream(world.seed(), "cluster").fill_bytes(&mut random);
         let descriptor = ClusterDescriptor::new(partitions, settings.replicas, &random);
         let ids: Vec<NodeId> = (1..=settings.nodes).map(NodeId).collect();
-        let members = ids.iter().map(|id| Member {
-            id: *id,
-            peer_addr: format!("{id}:7100"),
-            client_addr: client_addr(*id),
-            zone: String::new(),
-            capacity: 1,
-        });
+        let members = ids.iter().map(|id| member(*id));
         let layout = Layout::first(partitions, settings.replicas, members.collect()).expect("sound members");
         let seats = ids.iter().map(|id| {
             let host = world.host(&node_name(id.0));
@@ -107,7 +113,7 @@ impl Cluster {
             settings: settings.clone(),
             config: config(settings),
             descriptor,
-            layout,
+            layouts: vec![Arc::new(layout)],
             seats,
             changed_starts: 0,
         }
@@ -124,8 +130,37 @@ impl Cluster {
     }
 
     /// Who owns what.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
+    pub fn layout(&self) -> &Arc<Layout> {
+        self.layouts.first().expect("a cluster has a layout")
+    }
+
+    /// The id of a host's node.
+    pub fn id_of(&self, name: &str) -> Option<NodeId> {
+        self.seats.get(name).map(|seat| seat.id)
+    }
+
+    /// The ids of all nodes, members or not.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        self.seats.values().map(|seat| seat.id)
+    }
+
+    /// Whether the newest layout has a host's node.
+    pub fn is_member(&self, name: &str) -> bool {
+        self.id_of(name).is_some_and(|id| self.layout().member(id).is_some())
+    }
+
+    fn look_at_layouts(&mut self) {
+        let version = |layouts: &[Arc<Layout>]| {
+            let newest = layouts[0].reference();
+            (newest.version, newest.hash, std::cmp::Reverse(layouts.len()))
+        };
+        for name in self.seats.keys().cloned().collect::<Vec<_>>() {
+            let Some(node) = self.node(&name) else { continue };
+            let active = node.layouts().active;
+            if version(&active) > version(&self.layouts) {
+                self.layouts = active;
+            }
+        }
     }
 
     /// The hosts of the nodes, by name.
@@ -152,7 +187,7 @@ impl Cluster {
             format: FORMAT,
             node: seat.id,
             descriptor: self.descriptor.clone(),
-            layouts: vec![self.layout.clone()],
+            layouts: self.layouts.iter().map(|layout| Layout::clone(layout)).collect(),
         };
         let (slot, lost) = (seat.node.clone(), seat.lost);
         let mut config = self.config.clone();
@@ -210,6 +245,7 @@ impl Cluster {
 
     /// Starts again whoever ended by himself a while ago. Returns how many nodes are wanted and do not run.
     pub fn tend(&mut self) -> usize {
+        self.look_at_layouts();
         let now = self.world.now();
         let mut due = Vec::new();
         let mut missing = 0;
@@ -313,10 +349,9 @@ async fn run_node(
         io.net.listen(&addr).await.map_err(refused)
     };
     let (node, _) = Node::open(config, io.clone(), bits).await?;
-    let layout = node.layout();
-    let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
-    let peer_port = listen(member.peer_addr.clone()).await?;
-    let client_port = listen(member.client_addr.clone()).await?;
+    let member = member(node.id());
+    let peer_port = listen(member.peer_addr).await?;
+    let client_port = listen(member.client_addr).await?;
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(node.clone());
     let ended = node.run(peer_port, serve_clients(node.clone(), client_port)).await;
     *slot.lock().unwrap_or_else(PoisonError::into_inner) = None;

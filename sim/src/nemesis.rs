@@ -19,6 +19,7 @@ use crate::world::{Host, World};
 
 mod burst;
 mod destroy;
+mod members;
 
 /// How often the operator looks at his nodes, and the invariants at the disks.
 const STEP: Duration = Duration::from_millis(100);
@@ -44,6 +45,7 @@ pub struct Nemesis {
     /// Clients that came in bursts.
     bursts: Vec<Host>,
     burst_clients: u32,
+    operators: u32,
 }
 
 impl Nemesis {
@@ -74,6 +76,7 @@ impl Nemesis {
             readings: 0,
             bursts: Vec::new(),
             burst_clients: 0,
+            operators: 0,
         }
     }
 
@@ -203,6 +206,8 @@ impl Nemesis {
             Action::Reconfigure { node, store } => cluster.reconfigure(&node, store),
             Action::Burst { load } => self.burst(&load, cluster),
             Action::KeepImage { node } => self.keep_image(&node, cluster),
+            Action::Remove { node } => self.change_members(&node, false, cluster),
+            Action::Add { node } => self.change_members(&node, true, cluster),
             Action::Converge => Box::pin(self.converge(cluster)).await,
             Action::WallSkew { node, ms } => {
                 if let Some(host) = cluster.host(&node) {
@@ -237,6 +242,8 @@ impl Nemesis {
                 cluster.hosts().any(|(_, host)| host.is_running())
             }
             Action::Converge | Action::Burst { .. } => true,
+            Action::Remove { node } => cluster.is_member(node),
+            Action::Add { node } => !cluster.is_member(node),
             // A start under them is what counts.
             Action::Reconfigure { .. } => false,
             Action::Start { .. }

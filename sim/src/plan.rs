@@ -157,6 +157,16 @@ pub enum Action {
         /// The host.
         node: String,
     },
+    /// An operator takes a node out of the cluster, which may be down.
+    Remove {
+        /// The host.
+        node: String,
+    },
+    /// An operator adds a node that is no member, with the disk that it has.
+    Add {
+        /// The host.
+        node: String,
+    },
     /// Everything is made whole, and every key read from all replicas until each acknowledged write is on W disks again.
     Converge,
     /// The host's wall clock is off by so much from now on.
@@ -194,6 +204,8 @@ impl Action {
             Action::Reconfigure { .. } => "reconfigure",
             Action::Burst { load } => load.name(),
             Action::KeepImage { .. } => "keep-image",
+            Action::Remove { .. } => "remove",
+            Action::Add { .. } => "add",
             Action::Converge => "converge",
             Action::WallSkew { .. } => "wall-skew",
             Action::MonoDrift { .. } => "mono-drift",

@@ -323,6 +323,18 @@ fn apart(cluster: &Cluster, plan: &Plan, watch: &Watch) -> Vec<String> {
         }
     }
     for (name, node) in cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?))) {
+        let active = node.layouts().active;
+        if active.len() > 1 || active[0].reference() != layout.reference() {
+            let versions: Vec<u64> = active.iter().map(|layout| layout.reference().version).collect();
+            apart.push(format!(
+                "{name} goes by the layouts {versions:?}, not by {} alone",
+                layout.reference().version
+            ));
+        }
+        let held = if layout.member(node.id()).is_none() { node.storage_stats().data_keys } else { 0 };
+        if held > 0 {
+            apart.push(format!("{name} is no member any more and still holds {held} keys"));
+        }
         let status = node.status();
         if status.partitions_refilled < status.partitions {
             let (has, of) = (status.partitions_refilled, status.partitions);

@@ -27,11 +27,13 @@ pub enum Scenario {
     Wiped,
     /// Five fallbacks, and rolling restarts under writes that overwrite nothing.
     Rolling,
+    /// Nodes removed from the cluster, and added again.
+    Members,
 }
 
 impl Scenario {
     /// All of them, in the order in which help names them.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Swarm,
         Scenario::Tcp,
         Scenario::Destroy,
@@ -40,6 +42,7 @@ impl Scenario {
         Scenario::Backup,
         Scenario::Wiped,
         Scenario::Rolling,
+        Scenario::Members,
     ];
 
     /// As it is typed.
@@ -53,6 +56,7 @@ impl Scenario {
             Scenario::Backup => "backup",
             Scenario::Wiped => "wiped",
             Scenario::Rolling => "rolling",
+            Scenario::Members => "members",
         }
     }
 }

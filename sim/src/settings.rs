@@ -317,7 +317,9 @@ impl RunSettings {
         let drawn = RunSettings::draw(run_seed);
         match scenario {
             Scenario::Swarm => drawn,
-            Scenario::Away | Scenario::Held | Scenario::Rolling => drawn.about(scenario, run_seed),
+            Scenario::Away | Scenario::Held | Scenario::Rolling | Scenario::Members => {
+                drawn.about(scenario, run_seed)
+            }
             Scenario::Backup | Scenario::Wiped => {
                 let settings = RunSettings::draw_for(Scenario::Destroy, run_seed);
                 settings.about(scenario, run_seed)
@@ -347,6 +349,13 @@ impl RunSettings {
         }
     }
 
+    /// Whether members may come and go: there are enough of them, and a node that is removed while it is down holds nothing
+    /// alone that was acknowledged.
+    pub fn may_change_members(&self) -> bool {
+        let is_majority = u32::from(self.w) > self.replicas / 2;
+        self.nodes > u64::from(self.replicas) && is_majority && !self.own_quorums && !self.destroys
+    }
+
     /// Settings under which what the scenario is about takes place often.
     fn about(self, scenario: Scenario, run_seed: u64) -> RunSettings {
         let chance = &mut seed::stream(run_seed, scenario.name());
@@ -368,6 +377,16 @@ impl RunSettings {
                 ..reaping
             },
             Scenario::Held => RunSettings { hint_after_ms: one(chance, &[20, 100]), ..reaping },
+            Scenario::Members => {
+                let majority = u8::try_from(reaping.replicas / 2 + 1).expect("small");
+                RunSettings {
+                    nodes: u64::from(reaping.replicas) + one(chance, &[1, 2, 3]),
+                    w: reaping.w.max(majority),
+                    own_quorums: false,
+                    anti_entropy_ms: one(chance, &[500, 1_000, 2_000]),
+                    ..reaping
+                }
+            }
             Scenario::Rolling => RunSettings {
                 nodes: u64::from(reaping.replicas) + 5,
                 hint_after_ms: one(chance, &[20, 100]),

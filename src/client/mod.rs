@@ -78,8 +78,8 @@ use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use crate::dynamo::layout::Layout;
 use crate::io::{Clock, Net};
 use crate::net::message::{
-    Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome, Reaping, ReapingReply, Repair,
-    RepairReply, Status, StatusReply, Trees, TreesReply,
+    ChangeMembers, ChangeMembersReply, Explain, ExplainReply, Hints, HintsReply, Ping, Pong, Put, PutOutcome,
+    Reaping, ReapingReply, Repair, RepairReply, Status, StatusReply, Trees, TreesReply,
 };
 use crate::sync::Watched;
 use crate::types::{Key, Mono, Namespace, NodeId, PartitionId, TraceId, WriteId};
@@ -284,6 +284,20 @@ impl Client {
         let asked = self.inner.asked(timeout, TraceId::default());
         let repair = Repair { partition };
         self.inner.run(Kind::Write, Target::Node(&Addr::from(addr)), &repair, asked).await
+    }
+
+    /// Has members added and removed, or asks what that would move.
+    ///
+    /// # Errors
+    /// As [`Client::status`]; `Refused` with the reason when it cannot be.
+    pub async fn change_members(
+        &self,
+        addr: &str,
+        change: &ChangeMembers,
+        timeout: Option<Duration>,
+    ) -> Result<ChangeMembersReply, ClientError> {
+        let asked = self.inner.asked(timeout, TraceId::default());
+        self.inner.run(Kind::Write, Target::Node(&Addr::from(addr)), change, asked).await
     }
 
     /// How far the node at this address is with forgetting what was deleted or has expired.

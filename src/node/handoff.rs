@@ -218,6 +218,7 @@ impl Inner {
             }
             entry.targets.retain(|other| *other != gone);
             entry.add_targets(primaries);
+            fact!(Retargeted { node: self.id, slot, gone, primaries });
             (Change::Write, ())
         };
         let retargeted = self.store.update(slot, Durability::Sync, retarget).await;
@@ -233,6 +234,7 @@ impl Inner {
         let kept = self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync, fences).await;
         kept.map_err(|why| why.into_refusal().message)?;
         point!("guest-turned-data");
+        fact!(TurnedIntoData { node: self.id, slot: guest });
         let remove = |entry: &mut Entry| {
             let same = entry.copy.record.version_hash() == version_hash;
             (if same { Change::Remove } else { Change::Keep }, ())

@@ -218,7 +218,7 @@ impl Inner {
             return Err("something has changed meanwhile".to_owned());
         }
         point!("partition-let-go");
-        fact!(LetGo { node: self.id, partition });
+        fact!(LetGo { node: self.id, partition, primaries: &list.primaries().collect::<Vec<_>>() });
         let mut removed = 0_u64;
         loop {
             let page = self.store.scan(Table::Data, partition, Bound::Unbounded, Direction::Ascending, PAGE);

@@ -8,6 +8,7 @@
 //! | (d) | `covered` | every acknowledged `sync` write is held by some disk, or a successor of it is |
 //! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (f) | `guests` | what is kept for another node goes only once that node's disk has it |
+//! | (f) | `letting_go` | what a node is no primary of any more goes only once each primary's disk has it |
 //! | (h) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
@@ -39,6 +40,7 @@ mod covered;
 mod dots;
 mod forgetting;
 mod guests;
+mod letting_go;
 mod shown;
 
 /// Violations that are kept; more say nothing new.
@@ -63,6 +65,9 @@ struct State {
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
     at_work: BTreeMap<String, &'static str>,
+    /// Hosts whose nodes were removed from the cluster or added to it: they may have missed votes.
+    ever_moved: BTreeSet<String>,
+    letting_go: letting_go::LettingGo,
     /// Disks destroyed since the last convergence, and ever.
     destroyed: BTreeSet<String>,
     ever_destroyed: BTreeSet<String>,
@@ -131,6 +136,11 @@ impl Watch {
         let mut state = self.lock();
         state.destroyed.insert(host.to_owned());
         state.ever_destroyed.insert(host.to_owned());
+    }
+
+    /// A node is about to be removed from the cluster or added to it: it may lack what the others have agreed to forget.
+    pub fn moved(&self, host: &str) {
+        self.lock().ever_moved.insert(host.to_owned());
     }
 
     /// Whether a disk was destroyed at some time.
@@ -210,6 +220,7 @@ struct Reading<'a> {
     disks: &'a BTreeMap<String, Holdings>,
     dots: &'a mut dots::Dots,
     forgetting: &'a forgetting::Forgetting,
+    letting_go: &'a letting_go::LettingGo,
     records: u64,
     wrong: Vec<String>,
     /// Disks that were destroyed at some time: they may hold less than before.
@@ -239,13 +250,23 @@ impl Finder for Reading<'_> {
 
     fn moved(&mut self, slot: &Slot, before: Option<&Entry>, now: Option<&Entry>) {
         let Some(before) = before else { return };
+        let gone = self.forgetting.gone(slot.namespace, &slot.key);
+        if now.is_none()
+            && let Some(judged) =
+                self.letting_go.judge(self.disks, self.destroyed, self.host, slot, before, gone)
+        {
+            self.wrong.extend(judged);
+            return;
+        }
         let excused =
             self.destroyed.contains(self.host) || self.forgetting.allows(self.host, slot, before, now);
         if !excused {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
-        let gone = self.forgetting.gone(slot.namespace, &slot.key);
-        self.wrong.extend(guests::judge(self.disks, self.destroyed, self.host, slot, before, now, gone));
+        let wrong = guests::judge(self.disks, self.destroyed, self.host, slot, before, now, gone);
+        if !wrong.is_empty() && !self.letting_go.has_other_keepers(self.host, slot) {
+            self.wrong.extend(wrong);
+        }
     }
 
     fn removed(&mut self, slot: &Slot, entry: &Entry) {
@@ -267,6 +288,7 @@ impl DiskWatch for Watch {
             disks: &state.disks,
             dots: &mut state.dots,
             forgetting: &state.forgetting,
+            letting_go: &state.letting_go,
             records: 0,
             wrong: Vec::new(),
             destroyed: &state.ever_destroyed,
@@ -357,8 +379,8 @@ impl Observer for Observing {
                 }
             }
             Fact::Reaped { node, slot, before, after } => {
-                let wrong =
-                    state.forgetting.reaped(&state.disks, &state.ever_destroyed, (node, slot), before, after);
+                let excused = state.ever_destroyed.union(&state.ever_moved).cloned().collect();
+                let wrong = state.forgetting.reaped(&state.disks, &excused, (node, slot), before, after);
                 state.reaped += 1;
                 if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {
                     state.covered.forgotten(slot, gone);
@@ -369,11 +391,18 @@ impl Observer for Observing {
             }
             Fact::GivenUp { node, partition } => {
                 state.forgetting.gave_up(node, partition);
-                if !state.ever_destroyed.contains(&node.to_string()) {
+                let host = node.to_string();
+                if !state.ever_destroyed.contains(&host) && !state.ever_moved.contains(&host) {
                     state.violation(&format!(
                         "{node} gives up {partition}, and nothing ever happened to its disk"
                     ));
                 }
+            }
+            Fact::LetGo { node, partition, primaries } => {
+                state.letting_go.lets_go(node, partition, primaries)
+            }
+            Fact::Retargeted { node, slot, .. } | Fact::TurnedIntoData { node, slot } => {
+                state.letting_go.goes_on_elsewhere(node, slot);
             }
             Fact::Acked { coordinator, namespace, key, write_id, dot, w, sync: true } => {
                 state.acks += 1;

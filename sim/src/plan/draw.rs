@@ -143,6 +143,7 @@ pub(super) fn entries(scenario: Scenario, run_seed: u64, settings: &RunSettings)
         Scenario::Backup => draw.backups_restored(settings),
         Scenario::Wiped => draw.disks_wiped(settings),
         Scenario::Rolling => draw.rolling_restarts(settings),
+        Scenario::Members => draw.members_moved(settings),
     }
     draw.entries.sort_by_key(|entry| entry.at_ms);
     draw.entries
@@ -176,6 +177,11 @@ impl Draw {
             let kind = *kinds.choose(&mut self.chance).expect("at least one");
             let at = self.chance.random_range(self.begin..self.end);
             self.one(kind, at, settings);
+        }
+        // Behind all other draws: seeds without it stay what they were.
+        if settings.may_change_members() && self.chance.random_ratio(1, 2) {
+            let at = self.chance.random_range(self.begin..self.end);
+            self.member_away(at, settings);
         }
     }
 

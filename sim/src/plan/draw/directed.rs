@@ -103,6 +103,36 @@ impl Draw {
         self.beside(2, settings);
     }
 
+    /// A node is removed, up or down, and perhaps added again with the disk that it had.
+    pub(super) fn member_away(&mut self, at: u64, settings: &RunSettings) -> u64 {
+        let node = self.node();
+        let long = self.span(1, 12) * settings.reap_ms.max(settings.grace_ms).clamp(100, 1_000);
+        if self.chance.random_ratio(1, 3) {
+            let back_after_ms = Some(self.span(10, 2 * long));
+            self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms });
+        }
+        let removed = at + self.span(1, 300);
+        self.put(removed, Action::Remove { node: node.clone() });
+        if self.chance.random_ratio(4, 5) {
+            self.put(removed + long, Action::Add { node });
+        }
+        removed + long
+    }
+
+    /// Nodes are removed and added again, one after the other, a few at once now and then.
+    pub(super) fn members_moved(&mut self, settings: &RunSettings) {
+        let mut at = self.begin + self.span(200, 1_500);
+        while at + 1_000 < self.end {
+            let back = self.member_away(at, settings);
+            at = if self.chance.random_ratio(1, 4) {
+                at + self.span(1, 2_000)
+            } else {
+                back + self.span(500, 4_000)
+            };
+        }
+        self.beside(3, settings);
+    }
+
     /// All nodes are restarted one after the other, again and again.
     pub(super) fn rolling_restarts(&mut self, settings: &RunSettings) {
         for _ in 0..self.span(2, 5) {
