@@ -89,6 +89,10 @@ impl Inner {
             for partition in &ours {
                 let wait = share.mul_f64(lock(&self.rng).random_range(0.5..1.5));
                 self.io.clock.sleep_until((self.now() + wait).since_origin()).await;
+                if !self.preference_of(*partition).is_primary(self.id) {
+                    // A layout has come since the round began.
+                    continue;
+                }
                 let scrub_interval = self.config.scrub_interval;
                 let due = *scrub_at.entry(*partition).or_insert_with(|| {
                     // As if the last ones had been spread over the interval before this start.

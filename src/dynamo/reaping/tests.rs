@@ -130,3 +130,22 @@ fn of_a_copy_that_is_given_up_the_own_writes_of_this_start_stay() {
     assert_eq!(left, record(&[dot(1, 4), dot(2, 3), dot(9, 2)], &[value(dot(9, 2))]));
     assert_eq!(copy.only(|_| false), Record::new());
 }
+
+/// What is left of a copy must be a record whichever siblings stay: one whose context does not cover its siblings cannot be read
+/// from the disk again. (Found by the simulator: members 21.)
+#[test]
+fn what_is_left_of_a_copy_is_a_record_whichever_siblings_stay() {
+    let dots = [dot(1, 3), dot(1, 5), dot(1, 7), dot(2, 2), dot(2, 4)];
+    let copy = record(&[dot(1, 8), dot(2, 4), dot(3, 1)], &dots.map(value));
+    for kept in 0..1_u32 << dots.len() {
+        let stays = |dot: Dot| dots.iter().zip(0..).any(|(other, at)| *other == dot && kept >> at & 1 == 1);
+        let left = copy.only(stays);
+        let again = Record::from_parts(left.context().clone(), left.siblings().to_vec());
+        assert_eq!(again, Ok(left.clone()), "kept {kept:b}");
+        for lost in dots.iter().filter(|dot| !left.siblings().iter().any(|sibling| sibling.dot == **dot)) {
+            assert!(!left.context().covers(*lost), "kept {kept:b}: {lost:?} may be alive elsewhere");
+        }
+        assert!(left.siblings().iter().all(|sibling| stays(sibling.dot)));
+    }
+    assert_eq!(copy.only(|_| true), copy);
+}

@@ -412,10 +412,19 @@ impl Record {
 
     /// What is left of a copy that may be older than what the others have agreed to forget: the siblings whose dots are to be
     /// kept, without the claim to have seen any of the others: one may be on its way somewhere, and alive. With it goes the
-    /// claim to have seen what their actors wrote later; a vector cannot say less.
+    /// claim to have seen what their actors wrote later; a vector cannot say less. So a sibling goes too whose actor wrote one
+    /// before it that goes: a context that covers the later one covers both.
     pub fn only(&self, keep: impl Fn(Dot) -> bool) -> Record {
-        let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) =
-            self.siblings.iter().cloned().partition(|sibling| keep(sibling.dot));
+        let goes = |dot: Dot| !keep(dot);
+        let is_above_one = |dot: Dot| {
+            let mut below = self.siblings.iter().map(|sibling| sibling.dot).filter(|other| other.actor == dot.actor);
+            below.any(|other| other.counter < dot.counter && goes(other))
+        };
+        let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) = self
+            .siblings
+            .iter()
+            .cloned()
+            .partition(|sibling| keep(sibling.dot) && !is_above_one(sibling.dot));
         if siblings.is_empty() {
             return Record::new();
         }
