@@ -183,6 +183,7 @@ impl Inner {
         theirs: Fences,
         known: u64,
     ) -> Result<(), StorageError> {
+        let known = self.known(theirs, known);
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
             lock(&self.fence_watch.stale).remove(&partition);
@@ -209,6 +210,13 @@ impl Inner {
              what no other replica holds was given up, the partition is filled again from them"
         );
         Ok(())
+    }
+
+    /// The fence that this disk must have known by what another node says. A node that has no vote in the rounds of the layout in
+    /// force, because it has left or is just coming, is asked by none: what others have voted under is as good as committed for it.
+    fn known(&self, theirs: Fences, known: u64) -> u64 {
+        let has_vote = lock(&self.layouts).history.oldest().member(self.id).is_some();
+        if has_vote { known } else { known.max(theirs.raised) }
     }
 
     async fn give_up(&self, partition: PartitionId, theirs: Fences, known: u64) -> Result<u64, StorageError> {
@@ -415,7 +423,7 @@ impl Inner {
         // From now on nothing is shown of what is outdated, however long the giving up takes.
         for (partition, theirs, heard) in &fences {
             if partition.0 < self.descriptor.partitions.get()
-                && self.store.partition_state(*partition).0.fence < theirs.committed.max(*heard)
+                && self.store.partition_state(*partition).0.fence < self.known(*theirs, theirs.committed.max(*heard))
             {
                 lock(&self.fence_watch.stale).insert(*partition);
             }

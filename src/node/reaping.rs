@@ -9,6 +9,8 @@
 //!   those that let it go, and goes in a later round. Fences are raised, which harms nothing.
 //! - A commit comes an hour late: it takes away only what still is exactly the version that all agreed to.
 //! - A write comes between vote and commit: the version is another one, and stays.
+//! - A layout comes between vote and commit, with a member that has no vote and old copies: a round ends with the layouts under
+//!   which it began, and a node without a vote gives up what others have voted on before it gives anybody anything (`fences`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -131,6 +133,7 @@ impl Inner {
         after: &mut BTreeMap<PartitionId, (Namespace, Key)>,
     ) -> Result<(), String> {
         let words = |error| storage_refusal(&error).message;
+        let epoch = self.epoch.get();
         let page = self.store.reapable(partition, after.get(&partition), KEYS_MAX);
         match page.last().filter(|_| page.len() == KEYS_MAX) {
             Some(last) => drop(after.insert(partition, last.clone())),
@@ -176,6 +179,10 @@ impl Inner {
             }
         }
         drop(asking);
+        if self.epoch.get() != epoch {
+            // Who votes was decided under the layouts of before.
+            return Err("another layout has come meanwhile".to_owned());
+        }
         let agreed = ballot.agreed();
         self.tell_round(&vote, agreed.len(), &ballot);
         // The next round begins above whoever stands higher.

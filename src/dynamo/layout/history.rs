@@ -94,7 +94,7 @@ impl LayoutHistory {
     }
 
     /// The oldest active layout, which is in force.
-    fn oldest(&self) -> &Arc<Layout> {
+    pub fn oldest(&self) -> &Arc<Layout> {
         self.active.last().expect("a history is never empty")
     }
 
