@@ -157,6 +157,13 @@ pub enum Fact<'a> {
         /// Which.
         partition: PartitionId,
     },
+    /// A node is to become a primary of a partition.
+    Gained {
+        /// Who.
+        node: NodeId,
+        /// Of which.
+        partition: PartitionId,
+    },
     /// A node begins to remove its copies of a partition that others hold now.
     LetGo {
         /// Who.

@@ -423,7 +423,8 @@ impl Inner {
         // From now on nothing is shown of what is outdated, however long the giving up takes.
         for (partition, theirs, heard) in &fences {
             if partition.0 < self.descriptor.partitions.get()
-                && self.store.partition_state(*partition).0.fence < self.known(*theirs, theirs.committed.max(*heard))
+                && self.store.partition_state(*partition).0.fence
+                    < self.known(*theirs, theirs.committed.max(*heard))
             {
                 lock(&self.fence_watch.stale).insert(*partition);
             }

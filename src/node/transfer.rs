@@ -114,6 +114,7 @@ impl Inner {
         self.forget_fences_asked();
         let mut last = None;
         for partition in gained {
+            fact!(Gained { node: self.id, partition });
             let unmark = |state: &mut crate::storage::PartitionState| {
                 let was = std::mem::replace(&mut state.refilled, false);
                 (if was { Change::Write } else { Change::Keep }, ())

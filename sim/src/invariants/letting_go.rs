@@ -24,6 +24,10 @@ impl LettingGo {
         self.primaries.insert((node.to_string(), partition), names);
     }
 
+    pub(super) fn gained(&mut self, node: NodeId, partition: PartitionId) {
+        self.primaries.remove(&(node.to_string(), partition));
+    }
+
     pub(super) fn goes_on_elsewhere(&mut self, node: NodeId, slot: &Slot) {
         self.elsewhere.insert((node.to_string(), slot.clone()));
     }

@@ -252,6 +252,7 @@ impl Finder for Reading<'_> {
         let Some(before) = before else { return };
         let gone = self.forgetting.gone(slot.namespace, &slot.key);
         if now.is_none()
+            && !self.forgetting.allows(self.host, slot, before, now)
             && let Some(judged) =
                 self.letting_go.judge(self.disks, self.destroyed, self.host, slot, before, gone)
         {
@@ -401,6 +402,7 @@ impl Observer for Observing {
             Fact::LetGo { node, partition, primaries } => {
                 state.letting_go.lets_go(node, partition, primaries)
             }
+            Fact::Gained { node, partition } => state.letting_go.gained(node, partition),
             Fact::Retargeted { node, slot, .. } | Fact::TurnedIntoData { node, slot } => {
                 state.letting_go.goes_on_elsewhere(node, slot);
             }

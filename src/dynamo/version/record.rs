@@ -417,7 +417,8 @@ impl Record {
     pub fn only(&self, keep: impl Fn(Dot) -> bool) -> Record {
         let goes = |dot: Dot| !keep(dot);
         let is_above_one = |dot: Dot| {
-            let mut below = self.siblings.iter().map(|sibling| sibling.dot).filter(|other| other.actor == dot.actor);
+            let mut below =
+                self.siblings.iter().map(|sibling| sibling.dot).filter(|other| other.actor == dot.actor);
             below.any(|other| other.counter < dot.counter && goes(other))
         };
         let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) = self
