@@ -21,12 +21,13 @@
 //!   written with a smaller W and is on that disk alone is gone with it, or comes back with it.
 //! - **A layout retires while a node has not taken over its successor**: every member of the successor says under that
 //!   layout that it has nothing left to move; who holds another one cannot say so.
+//! - **A node is behind in retiring and compares with one that is no primary any more**, for ever: what has retired anywhere
+//!   has retired.
 
 use std::convert::Infallible;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rand::RngExt;
 
@@ -38,13 +39,11 @@ use crate::dynamo::preference::PreferenceList;
 use crate::net::message::{
     AskTransfers, AskTransfersReply, ChangeMembers, ChangeMembersReply, Compared, Refusal, RefusalCode,
 };
-use crate::storage::{Change, Direction, Durability, Slot, StorageError, Table};
+use crate::storage::{Change, Direction, Durability, LogPosition, Slot, StorageError, Table};
 use crate::types::PartitionId;
 
 /// Keys removed between two looks at the layouts.
 const PAGE: usize = 256;
-/// Removals are durable within this time: what a crash brings back is let go again.
-const LET_GO_WITHIN: Duration = Duration::from_millis(100);
 
 /// Which state of its layouts the node is in: another number after each change.
 #[derive(Debug, Default)]
@@ -105,6 +104,7 @@ impl Inner {
         before: &LayoutHistory,
         after: &LayoutHistory,
     ) -> Result<(), StorageError> {
+        let _alone = self.letting_go.lock().await;
         self.epoch.next();
         let gained = after.gained_since(before, self.id);
         if gained.is_empty() {
@@ -142,7 +142,8 @@ impl Inner {
 
     /// What another node is answered that wants to know whether a layout may retire.
     pub(super) fn answer_transfers(&self) -> AskTransfersReply {
-        AskTransfersReply { left: self.transfers_left() }
+        let oldest = lock(&self.layouts).history.oldest().reference().version;
+        AskTransfersReply { left: self.transfers_left(), oldest }
     }
 
     /// Retires layouts whose transfers are complete, and lets go of what other nodes hold now.
@@ -170,40 +171,52 @@ impl Inner {
         }
     }
 
-    /// Retires all layouts but the current one, if everybody has moved what there is to move.
+    /// Retires all layouts but the current one if everybody has moved what there is to move, and those that have retired elsewhere.
     async fn retire_layouts(&self) -> Result<(), String> {
         let history = lock(&self.layouts).history.clone();
         let current = history.current().clone();
-        let mine = self.transfers_left();
-        if mine > 0 {
-            return Err(format!("{mine} are left here"));
-        }
+        let mut waits = match self.transfers_left() {
+            0 => None,
+            left => Some(format!("{left} are left here")),
+        };
+        let mut retired_below = history.oldest().reference().version;
         let down = self.down();
         for other in self.others() {
-            // Leaving for good, perhaps.
-            if current.member(other).is_none() && down.contains(&other) {
+            if down.contains(&other) {
+                // One that leaves, perhaps for good, is not waited for.
+                if current.member(other).is_some() {
+                    waits = Some(format!("{other} is down"));
+                }
                 continue;
             }
-            let reply = self.call::<AskTransfersReply>(other, &AskTransfers, self.errand()).await;
-            let AskTransfersReply { left } = reply.map_err(|error| format!("{other}: {error}"))?;
-            if left > 0 {
-                return Err(format!("{left} are left at {other}"));
+            match self.call::<AskTransfersReply>(other, &AskTransfers, self.errand()).await {
+                Ok(AskTransfersReply { left, oldest }) => {
+                    retired_below = retired_below.max(oldest);
+                    if left > 0 {
+                        waits = Some(format!("{left} are left at {other}"));
+                    }
+                }
+                Err(error) => waits = Some(format!("{other}: {error}")),
             }
         }
-        let Some(parent) = current.parent() else { return Ok(()) };
         let _alone = self.adopting.lock().await;
         let mut history = lock(&self.layouts).history.clone();
         if history.current().reference() != current.reference() {
             return Err("another layout has come meanwhile".to_owned());
         }
-        let retired = history.retire(parent).map_err(|error| error.to_string())?;
-        self.go_by(history).await.map_err(|error| error.to_string())?;
-        for layout in &retired {
-            tracing::info!(node = %self.id, version = layout.version, "all has moved: the layout is retired");
+        if waits.is_none() {
+            retired_below = current.reference().version;
         }
-        self.metrics.layouts_retired.add(retired.len() as u64);
-        point!("layout-retired");
-        Ok(())
+        let retired = history.retire_below(retired_below);
+        if !retired.is_empty() {
+            self.go_by(history).await.map_err(|error| error.to_string())?;
+            for layout in &retired {
+                tracing::info!(node = %self.id, version = layout.version, "all has moved: the layout is retired");
+            }
+            self.metrics.layouts_retired.add(retired.len() as u64);
+            point!("layout-retired");
+        }
+        waits.map_or(Ok(()), Err)
     }
 
     /// Gives each primary what this node holds of a partition of which it is none, then removes it.
@@ -222,29 +235,28 @@ impl Inner {
         fact!(LetGo { node: self.id, partition, primaries: &list.primaries().collect::<Vec<_>>() });
         let mut removed = 0_u64;
         loop {
+            // Once a layout comes that makes this node a primary again, it keeps all that it has and all that comes.
+            let _alone = self.letting_go.lock().await;
+            if self.epoch.get() != epoch {
+                return Err("another layout has come meanwhile".to_owned());
+            }
             let page = self.store.scan(Table::Data, partition, Bound::Unbounded, Direction::Ascending, PAGE);
             if page.keys.is_empty() {
                 break;
             }
+            let mut last = LogPosition::default();
             for found in page.keys {
                 let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
-                // A layout that has come meanwhile may have made this node a primary again: from then on it keeps all.
-                let here = self.epoch.get() == epoch;
-                let remove =
-                    |_: &mut _| (if self.epoch.get() == epoch { Change::Remove } else { Change::Keep }, ());
-                let gone = match self.store.update(&slot, Durability::Interval(LET_GO_WITHIN), remove).await {
-                    Err(StorageError::Corrupt(_)) if here => {
-                        self.store.replace_damaged(&slot, |entry, _| remove(entry)).await.map(|_| ())
+                let gone = match self.store.update(&slot, Durability::Sync, |_| (Change::Remove, ())).await {
+                    Err(StorageError::Corrupt(_)) => {
+                        self.store.replace_damaged(&slot, |_, _| (Change::Remove, ())).await
                     }
-                    gone => gone.map(|_| ()),
+                    gone => gone,
                 };
-                gone.map_err(|error| error.to_string())?;
+                last = last.max(gone.map_err(|error| error.to_string())?.1);
                 removed += 1;
             }
-            if self.epoch.get() != epoch {
-                return Err("another layout has come meanwhile".to_owned());
-            }
-            tokio::task::yield_now().await;
+            self.store.wait_synced(last).await.map_err(|error| error.to_string())?;
         }
         self.metrics.partitions_let_go.one();
         tracing::info!(%partition, removed, "others hold this partition now, it was let go");

@@ -225,10 +225,11 @@ impl LayoutHistory {
         gained.collect::<BTreeSet<PartitionId>>().into_iter().collect()
     }
 
-    /// Drops layouts below a version, but never the current one.
-    fn retire_below(&mut self, version: u64) {
+    /// Drops layouts below a version, but never the current one: of a history in which they have retired. What was dropped,
+    /// newest first.
+    pub fn retire_below(&mut self, version: u64) -> Vec<LayoutRef> {
         let keep = self.active.iter().take_while(|held| held.reference().version >= version).count();
-        self.active.truncate(keep.max(1));
+        self.active.drain(keep.max(1)..).map(|retired| retired.reference()).collect()
     }
 
     /// Ends a layout, **and every older one**, when all transfers out of it are complete: every member of it and

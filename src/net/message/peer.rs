@@ -294,6 +294,8 @@ pub struct AskTransfers;
 pub struct AskTransfersReply {
     /// Partitions that it has not refilled; at a node that is no member any more, records that it keeps for others.
     pub left: u32,
+    /// Version of the oldest layout that is active there: those before it have retired.
+    pub oldest: u64,
 }
 
 /// A node hands another the layouts that it goes by. Taken under any layout.
