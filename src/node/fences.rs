@@ -27,7 +27,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::replica::storage_refusal;
 use super::{Inner, Request, lock};
 use crate::dynamo::reaping::Fences;
-use crate::dynamo::version::{Dot, Record};
+use crate::dynamo::version::{Dot, LocalHeader, Record};
 use crate::net::link::CallError;
 use crate::net::message::{
     AskFences, AskFencesReply, Durability, Fetch, FetchReply, Refusal, RefusalCode, Store, StoreReply,
@@ -65,6 +65,8 @@ pub(crate) enum NotKept {
     Storage(StorageError),
     /// It was read before a round in which this node has voted.
     Fenced(Fences),
+    /// A layout has come meanwhile under which this node is no primary.
+    Moved,
 }
 
 impl From<StorageError> for NotKept {
@@ -78,6 +80,10 @@ impl NotKept {
     pub(crate) fn into_refusal(self) -> Refusal {
         match self {
             NotKept::Storage(error) => storage_refusal(&error),
+            NotKept::Moved => {
+                let message = "a layout has come meanwhile under which this node is no primary of the key";
+                Refusal::new(RefusalCode::WrongLayout, message)
+            }
             NotKept::Fenced(_) => {
                 let message = "the copy is older than what was agreed to be forgotten";
                 Refusal::new(RefusalCode::Unavailable, message)
@@ -212,11 +218,15 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether rounds need this node's vote: it is a member of the layout in force.
+    fn has_vote(&self) -> bool {
+        lock(&self.layouts).history.oldest().member(self.id).is_some()
+    }
+
     /// The fence that this disk must have known by what another node says. A node that has no vote in the rounds of the layout in
     /// force, because it has left or is just coming, is asked by none: what others have voted under is as good as committed for it.
     fn known(&self, theirs: Fences, known: u64) -> u64 {
-        let has_vote = lock(&self.layouts).history.oldest().member(self.id).is_some();
-        if has_vote { known } else { known.max(theirs.raised) }
+        if self.has_vote() { known } else { known.max(theirs.raised) }
     }
 
     async fn give_up(&self, partition: PartitionId, theirs: Fences, known: u64) -> Result<u64, StorageError> {
@@ -294,9 +304,11 @@ impl Inner {
         Ok(Elsewhere::Alive(alive))
     }
 
-    /// Gives up of one copy what no other primary holds, except for what this start of the node has written.
+    /// Gives up of one copy what no other primary holds, except for what this start of the node has written: that cannot have
+    /// been forgotten without its vote, if it has one.
     async fn give_up_one(&self, slot: Slot, committed: u64) -> Result<bool, StorageError> {
-        let ours = |dot: Dot| self.mint().is_ours(dot.actor.incarnation);
+        let has_vote = self.has_vote();
+        let ours = |dot: Dot| has_vote && self.mint().is_ours(dot.actor.incarnation);
         let version_hash = match self.store.read_with_hash(&slot).await {
             Ok(Some((entry, version_hash))) => {
                 let all_ours = entry.copy.record.siblings().iter().all(|sibling| ours(sibling.dot));
@@ -323,6 +335,10 @@ impl Inner {
                 return (Change::Keep, false);
             }
             entry.copy.record = left;
+            if !has_vote {
+                // Its own writes may be gone with the rest: the actor must not count on.
+                entry.copy.header = LocalHeader::default();
+            }
             (if entry.copy.record.is_empty() { Change::Remove } else { Change::Write }, true)
         };
         let (gone, _) = self.store.update_with_state(&slot, storage::Durability::Sync, keep).await?;

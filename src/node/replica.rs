@@ -132,6 +132,9 @@ impl Inner {
         loop {
             let now = self.wall();
             let updated = self.store.update_with_state(slot, stored(durability), |entry, state| {
+                if self.has_moved(slot) {
+                    return (Change::Keep, Err(NotMade::Moved));
+                }
                 let over = match &over {
                     Over::Nothing => Overwrite::Nothing,
                     Over::Seen(context) => Overwrite::Seen(context),
@@ -143,7 +146,7 @@ impl Inner {
                         entry.add_targets(targets);
                         (Change::Write, Ok((entry.copy.record.clone(), done, fences_of(state))))
                     }
-                    Err(error) => (Change::Keep, Err(error)),
+                    Err(error) => (Change::Keep, Err(NotMade::Local(error))),
                 }
             });
             let (put, position) = match updated.await {
@@ -165,14 +168,21 @@ impl Inner {
                     }
                     return Ok(Applied { record, done, position, fences });
                 }
-                Err(LocalPutError::ActorAhead) => {
+                Err(NotMade::Moved) => return Err(NotKept::Moved.into_refusal()),
+                Err(NotMade::Local(LocalPutError::ActorAhead)) => {
                     self.renew_incarnation().await.map_err(|error| storage_refusal(&error))?;
                 }
-                Err(LocalPutError::Cap(error)) => {
+                Err(NotMade::Local(LocalPutError::Cap(error))) => {
                     return Err(Refusal::new(RefusalCode::TooManySiblings, error.to_string()));
                 }
             }
         }
+    }
+
+    /// Whether a slot of data is not this node's any more. Asked where the copy is changed, so that nothing comes into a
+    /// partition after the layouts have changed that take it from here: what it holds then is what it gives away.
+    fn has_moved(&self, slot: &Slot) -> bool {
+        slot.table == Table::Data && !self.preference_of(slot.partition).is_primary(self.id)
     }
 
     /// What whoever answers for a write of this durability must wait for: its own position; or, when it need not
@@ -199,9 +209,12 @@ impl Inner {
         // An empty or outdated partition takes over the fence first.
         self.catch_up(slot.partition, fences).await?;
         let merge = |entry: &mut Entry, state: &PartitionState| {
+            if self.has_moved(slot) {
+                return (Change::Keep, Err(NotKept::Moved));
+            }
             let own = fences_of(state);
             if own.admit(fences) != Admission::Take && !canary!(FenceIgnored) {
-                return (Change::Keep, Err(own));
+                return (Change::Keep, Err(NotKept::Fenced(own)));
             }
             let known = entry.targets.len();
             entry.add_targets(targets);
@@ -224,12 +237,14 @@ impl Inner {
         };
         let ahead = match ahead {
             Ok(ahead) => ahead,
-            Err(own) => {
-                point!("record-fenced");
-                self.metrics.fenced_here.one();
-                self.store.wait_synced(position).await?;
-                self.fences(slot.partition).await?;
-                return Err(NotKept::Fenced(own));
+            Err(why) => {
+                if matches!(why, NotKept::Fenced(_)) {
+                    point!("record-fenced");
+                    self.metrics.fenced_here.one();
+                    self.store.wait_synced(position).await?;
+                    self.fences(slot.partition).await?;
+                }
+                return Err(why);
             }
         };
         point!("copy-merged");
@@ -251,6 +266,13 @@ impl Inner {
         });
         noted.await.map(|_| ())
     }
+}
+
+/// Why no dot was made.
+enum NotMade {
+    Local(LocalPutError),
+    /// The slot is not this node's any more.
+    Moved,
 }
 
 /// The durability that storage is asked for.
@@ -335,7 +357,7 @@ impl PeerService {
                     &match kept {
                         Ok(()) => StoreReply::Kept,
                         Err(NotKept::Fenced(own)) => StoreReply::Fenced(own),
-                        Err(NotKept::Storage(error)) => return Err(storage_refusal(&error)),
+                        Err(why) => return Err(why.into_refusal()),
                     },
                 ))
             }

@@ -65,10 +65,15 @@ impl Forgetting {
         self.given_up.insert((node.to_string(), partition));
     }
 
+    /// Whether a host has given copies of a partition up.
+    pub(super) fn has_given_up(&self, host: &str, partition: PartitionId) -> bool {
+        self.given_up.contains(&(host.to_owned(), partition))
+    }
+
     /// Whether a disk may go, by one sync, from one record to another that has seen less, or to none: all that it has lost
     /// was taken away here by a vote, and nothing has come back.
     pub(super) fn allows(&self, host: &str, slot: &Slot, before: &Entry, now: Option<&Entry>) -> bool {
-        if self.given_up.contains(&(host.to_owned(), slot.partition)) {
+        if self.has_given_up(host, slot.partition) {
             return true;
         }
         let Some(steps) = self.steps.get(&(host.to_owned(), slot.clone())) else { return false };

@@ -265,7 +265,9 @@ impl Finder for Reading<'_> {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
         let wrong = guests::judge(self.disks, self.destroyed, self.host, slot, before, now, gone);
-        if !wrong.is_empty() && !self.letting_go.has_other_keepers(self.host, slot) {
+        let excused = self.forgetting.has_given_up(self.host, slot.partition)
+            || self.letting_go.has_other_keepers(self.host, slot);
+        if !excused {
             self.wrong.extend(wrong);
         }
     }
