@@ -12,7 +12,7 @@
 //!
 //! Not yet here: changing the layout.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,7 @@ use crate::types::{
 };
 
 use access::AccessLog;
+use anti_entropy::Scrubbed;
 use fences::FenceWatch;
 use handoff::Handoff;
 use layouts::Layouts;
@@ -216,6 +217,8 @@ pub(crate) struct Inner {
     handoff: Handoff,
     /// Partitions in which a write found nobody to keep it for a primary: compared before others.
     dirty: Mutex<BTreeSet<PartitionId>>,
+    /// Partitions that wait to refill and have been read through.
+    scrubbed: Mutex<BTreeMap<PartitionId, Scrubbed>>,
     fence_watch: FenceWatch,
     reap_log: ReapLog,
     detector: Mutex<Detector>,
@@ -312,6 +315,7 @@ impl Node {
             pace: Mutex::default(),
             handoff: Handoff::default(),
             dirty: Mutex::default(),
+            scrubbed: Mutex::default(),
             fence_watch: FenceWatch::default(),
             reap_log: ReapLog::default(),
             detector: Mutex::new(detector),
