@@ -4,6 +4,9 @@
 //! random, the silent ones among them. News of a node is a heartbeat of it to the failure detector; calls that are answered or
 //! not tell it the rest. The view routes requests, handoff and comparisons. It never changes who owns what.
 //!
+//! A node that learns so that another process lives under its id, a copy of its directory, and is the lower one of the two,
+//! stops: see [`membership`](crate::dynamo::membership). What it was doing it ends, as when it is told to stop.
+//!
 //! A node that wakes from a pause first takes what has come in before it accuses anybody: the detector notices the gap by
 //! the lateness of this task.
 
@@ -12,14 +15,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rand::RngExt;
 use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
 use tokio::select;
 
 use super::metrics::Door;
 use super::{Inner, Node, Request, lock};
 use crate::dynamo::detector::View;
-use crate::dynamo::membership::Heartbeat;
+use crate::dynamo::membership::{Heard, Heartbeat};
 use crate::net::link::CallError;
 use crate::net::message::{Gossip, GossipReply, PeerState, PeerView};
 use crate::types::{Mono, NodeId, TraceId};
@@ -132,7 +135,11 @@ impl Inner {
     }
 
     fn hear(&self, heard: &[(NodeId, Heartbeat)]) {
-        let news = lock(&self.membership).hear(heard);
+        let Heard { news, is_double } = lock(&self.membership).hear(heard, || lock(&self.rng).next_u32());
+        if is_double && !self.is_double.get() {
+            tracing::error!(node = %self.id, "another process runs under this id: this one is the lower and stops");
+            self.is_double.set(true);
+        }
         let now = self.now();
         let mut detector = lock(&self.detector);
         for node in news {

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringdove::client::{Client, ClientConfig, ClientError, ReadOptions, RefusalCode};
+use ringdove::dynamo::membership::Heartbeat;
 use ringdove::io::{Disk, MemoryDisk};
-use ringdove::net::message::{Compared, Ended, Explain, Put, PutOutcome, Quorum, Repair, Trees};
+use ringdove::net::link::CallError;
+use ringdove::net::message::{
+    Compared, Ended, Explain, Gossip, GossipReply, Put, PutOutcome, Quorum, Repair, Spoken, Trees,
+};
 use ringdove::types::{Namespace, NodeId, PartitionId};
 
 use crate::support::{Cluster, PARTITIONS, key, member, write_id};
@@ -190,4 +194,33 @@ async fn a_partition_that_waits_to_refill_for_a_primary_that_is_down_is_read_onc
     assert_eq!((node.metrics().scrubbed.get(), refilled()), (5, 1), "the reading stood");
     repair(&cluster, 0, partition).await;
     assert_eq!((node.metrics().scrubbed.get(), refilled()), (5, 1));
+}
+
+/// Only another node's gossip counts, and of that only an answer to what this node has asked.
+#[tokio::test]
+async fn made_up_heartbeats_of_a_node_stop_it_at_neither_port() {
+    let fast =
+        |_, config: &mut ringdove::node::NodeConfig| config.detector.interval = Duration::from_millis(50);
+    let cluster = Cluster::start_with(3, fast).await;
+    let me = cluster.nodes[0].id();
+    let (client, peer) = (cluster.link(0, Spoken::default()).await, cluster.peer_link(0).await);
+    let clock = cluster.clock.as_ref();
+    let heartbeat = |generation, count| Gossip { heard: vec![(me, Heartbeat { generation, count })] };
+    for generation in [3, 4, 5, 1000, 1001, 1 << 40, (1 << 40) + 1, 1 << 62, u64::MAX - 1, u64::MAX] {
+        let told = heartbeat(generation, 1 << 50);
+        let refused = client.call::<GossipReply>(clock, &told, cluster.peer_head(), cluster.deadline()).await;
+        let refused = refused.expect_err("the client port takes no gossip");
+        assert!(
+            matches!(&refused, CallError::Refused(refusal) if refusal.code == RefusalCode::UnknownOperation),
+            "{refused:?}"
+        );
+        peer.call::<GossipReply>(clock, &told, cluster.peer_head(), cluster.deadline()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!cluster.nodes[0].status().stopping);
+    let put = Put {
+        quorum: Quorum { w: Some(3), ..Quorum::default() },
+        ..Put::new(key("dove"), write_id(), "grey")
+    };
+    assert_eq!(cluster.nodes[0].put(put, cluster.request(0)).await.unwrap().outcome, PutOutcome::Applied);
 }
