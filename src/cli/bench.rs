@@ -311,6 +311,7 @@ impl Report<'_> {
 
     fn print(&self) {
         let done = self.measured.done();
+        // It saturates, and is never negative.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let rate = grouped(self.throughput().round() as u64);
         say(&format!("{} operations in {}: {rate}/s\n", grouped(done), units::span(self.measured.took)));

@@ -9,7 +9,8 @@
 //! The processes are tied to this one by their standard input: when it ends, for whatever reason, they stop. They
 //! are process groups of their own, so that a Ctrl-C reaches this command alone, which then stops them in order.
 //!
-//! A process that ended well was told to stop by somebody else, and is left alone.
+//! A process that ended well was told to stop by somebody else, and is left alone. So is one that found another process of its
+//! node, the higher of the two: started again it would only meet it again.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use super::config::{Flags, load};
 use super::init::{Past, write_directory};
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
-use super::{DONE, FAILED, PEER_PORT_ABOVE, complain, os_random, say};
+use super::{DONE, DOUBLE, FAILED, PEER_PORT_ABOVE, complain, os_random, say};
 use crate::config::StorageKind;
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::{Layout, Member};
@@ -174,6 +175,13 @@ async fn keep(plan: &Plan, mut running: Running, stopping: &Watched<bool>) {
             Ok(status) if status.success() => {
                 complain(&format!(
                     "{id} was told to stop and did; the others go on. To have it back, start anew"
+                ));
+                return;
+            }
+            Ok(status) if status.code() == Some(DOUBLE.into()) => {
+                complain(&format!(
+                    "{id} stays down: another process runs as {id}, on a copy of {dir}. The others go on. See its message \
+                     above, keep one of the two, then stop this cluster and start it again"
                 ));
                 return;
             }

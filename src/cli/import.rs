@@ -375,6 +375,7 @@ fn tell(args: &Args, counts: &Counts, took: Duration) {
         row(name, *count, meaning(name));
     }
     let (bytes, took) = (units::bytes(counts.value_bytes), units::span(took));
+    // It saturates, and is never negative.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let rate = grouped(rate as u64);
     let lines = if counts.lines == 1 { "line" } else { "lines" };

@@ -14,6 +14,7 @@
 //! | 7 | no data directory that can be looked at |
 //! | 8 | the condition of a write does not hold, nothing happened |
 //! | 9 | not now (too few replicas, overload, disk full), nothing happened |
+//! | 10 | the node runs elsewhere too, and this process was the lower one and stopped |
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -61,6 +62,8 @@ const UNKNOWN: u8 = 6;
 const CONFLICT: u8 = 8;
 /// Refused in a way that passes; nothing happened.
 const NOT_NOW: u8 = 9;
+/// The node runs elsewhere too; this process stopped.
+const DOUBLE: u8 = 10;
 
 /// The peer port stands this much above the client port where nothing else is said.
 const PEER_PORT_ABOVE: u16 = 100;

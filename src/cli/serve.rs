@@ -9,6 +9,7 @@
 //!
 //! A node whose storage latched is opened anew in the same process. What is ready has made a durable write: opening a
 //! store writes and syncs a record of the start, so a disk that takes no writes never gets as far as "ready".
+//! A node that finds another process under its id, and itself the lower one, is not opened again: the two would meet again.
 //! A node that never came up is not tried again: what is wrong then (an address, a directory) does not pass by
 //! itself. Under `ringdove cluster` nothing is tried here: the command that started the process does that.
 
@@ -23,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::config::{Flags, load, start_logging};
 use super::init::UNUSED_NAME;
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
-use super::{DONE, FAILED, USAGE, complain, os_random, say};
+use super::{DONE, DOUBLE, FAILED, USAGE, complain, os_random, say};
 use crate::config::{Settings, StorageKind};
 use crate::gateway::{GatewayConfig, serve_rest};
 use crate::io::{Clock, DirLock, Disk, Io, MemoryDisk, Net, RealClock, RealDisk, TcpNet};
@@ -68,16 +69,16 @@ pub(super) async fn run(args: Args) -> u8 {
         stopper.set(true);
     });
     let served = async {
-        let host = Host::new(settings, dir).await.map_err(|error| error.to_string())?;
+        let host = Host::new(settings, dir).await.map_err(|error| (FAILED, error.to_string()))?;
         let clock = host.io.clock.clone();
         let restarts = (!args.supervised).then(Restarts::default);
         keep(clock.as_ref(), &stop, restarts, async || host.serve(&stop).await).await
     };
     match served.await {
         Ok(()) => DONE,
-        Err(message) => {
+        Err((code, message)) => {
             complain(&message);
-            FAILED
+            code
         }
     }
 }
@@ -185,28 +186,32 @@ impl Host {
 /// Runs a node again and again, as `restarts` allows; without one, once.
 ///
 /// # Errors
-/// Why the node stays down, and what to do.
+/// The exit code, why the node stays down, and what to do.
 async fn keep(
     clock: &dyn Clock,
     stop: &Watched<bool>,
     mut restarts: Option<Restarts>,
     mut serve: impl AsyncFnMut() -> Result<(), Down>,
-) -> Result<(), String> {
+) -> Result<(), (u8, String)> {
     let mut was_up = false;
     loop {
         let Err(down) = serve().await else { return Ok(()) };
         was_up |= down.served;
+        if matches!(down.error, NodeError::Double { .. }) {
+            return Err((DOUBLE, down.error.to_string()));
+        }
         let Some(restarts) = restarts.as_mut().filter(|_| was_up && !stop.get()) else {
-            return Err(down.error.to_string());
+            return Err((FAILED, down.error.to_string()));
         };
         match restarts.failed(Mono::from_origin(clock.mono())) {
             Verdict::StayDown => {
                 let minutes = WINDOW.as_secs() / 60;
-                return Err(format!(
+                let message = format!(
                     "{}; the node has failed {FAILURES_MAX} times within {minutes} minutes and stays down. \
                      Acknowledged writes are safe. Look at the disk and the log, then start it again",
                     down.error
-                ));
+                );
+                return Err((FAILED, message));
             }
             Verdict::Again(pause) => {
                 tracing::error!(error = %down.error, ?pause, "the node failed; it starts again after a pause");
@@ -328,6 +333,7 @@ mod tests {
 
     use super::*;
     use crate::io::BoxFuture;
+    use crate::types::NodeId;
 
     /// Time passes only while somebody sleeps, and then at once.
     struct Jumping(Mutex<Duration>);
@@ -351,7 +357,7 @@ mod tests {
     }
 
     /// Runs a node whose starts end like this; how many were made, and the end.
-    async fn kept(restarts: bool, ends: Vec<Result<(), Down>>) -> (usize, Result<(), String>) {
+    async fn kept(restarts: bool, ends: Vec<Result<(), Down>>) -> (usize, Result<(), (u8, String)>) {
         let clock = Jumping(Mutex::default());
         let stop = Watched::new(false);
         let (mut starts, mut ends) = (0, ends.into_iter());
@@ -369,13 +375,26 @@ mod tests {
         assert_eq!(kept(true, vec![Err(down(true)), Ok(())]).await, (2, Ok(())));
         let (starts, ended) = kept(true, vec![Err(down(true)), Err(down(true)), Err(down(true))]).await;
         assert_eq!(starts, 3);
-        let message = ended.unwrap_err();
+        let (code, message) = ended.unwrap_err();
+        assert_eq!(code, FAILED);
         assert!(message.contains("no space on the moon") && message.contains("stays down"), "{message}");
     }
 
     #[tokio::test]
     async fn a_node_that_fails_to_open_after_a_latch_is_tried_again() {
         assert_eq!(kept(true, vec![Err(down(true)), Err(down(false)), Ok(())]).await, (3, Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_found_a_higher_double_is_not_started_again() {
+        let error = NodeError::Double { node: NodeId(7), dir: "some/where".to_owned() };
+        let (starts, ended) = kept(true, vec![Err(Down { error, served: true })]).await;
+        assert_eq!(starts, 1);
+        let (code, message) = ended.unwrap_err();
+        assert_eq!(code, DOUBLE);
+        for told in ["another process runs as n7", "kept in some/where", "stop the other"] {
+            assert!(message.contains(told), "{message}");
+        }
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use super::{
     Client, ClientError, GetReply, Inner, PutReply, ReadOptions, RefusalCode, WriteOptions, written,
 };
 use crate::net::message::{
-    BATCH_ITEMS_MAX, Get, Message, MultiGet, MultiGetReply, MultiPut, MultiPutReply, Put, Refusal,
+    BATCH_ITEMS_MAX, Get, Message, MultiGet, MultiGetReply, MultiPut, MultiPutReply, Put, PutOutcome, Refusal,
 };
 use crate::types::{Key, Namespace};
 
@@ -46,6 +46,8 @@ trait Item: Clone {
     fn bytes(&self) -> usize;
     fn batch(items: Vec<Self>) -> Self::Batch;
     fn replies(replies: Self::Replies) -> Vec<Result<Self::Reply, Refusal>>;
+    /// Whether the node could say what became of it.
+    fn is_known(reply: &Self::Reply) -> bool;
 }
 
 impl Item for Get {
@@ -69,6 +71,10 @@ impl Item for Get {
     fn replies(replies: MultiGetReply) -> Vec<Result<GetReply, Refusal>> {
         replies.replies
     }
+
+    fn is_known(_: &GetReply) -> bool {
+        true
+    }
 }
 
 impl Item for Put {
@@ -91,6 +97,10 @@ impl Item for Put {
 
     fn replies(replies: MultiPutReply) -> Vec<Result<PutReply, Refusal>> {
         replies.replies
+    }
+
+    fn is_known(reply: &PutReply) -> bool {
+        reply.outcome == PutOutcome::Applied
     }
 }
 
@@ -143,6 +153,14 @@ impl Client {
     }
 }
 
+/// Whether others are better asked before a node that said this of one key, as after a single operation.
+fn is_doubtful<I: Item>(reply: &Result<I::Reply, Refusal>) -> bool {
+    match reply {
+        Ok(reply) => !I::is_known(reply),
+        Err(refusal) => passes(refusal.code) && refusal.code != RefusalCode::WrongLayout,
+    }
+}
+
 impl Inner {
     async fn run_batch<I: Item>(&self, items: &[I], asked: Asked) -> Vec<Result<I::Reply, ClientError>> {
         self.see_to_layout(asked).await;
@@ -175,6 +193,9 @@ impl Inner {
                 };
                 match tried {
                     Tried::Answered(replies) => {
+                        if replies.iter().any(|reply| is_doubtful::<I>(reply)) {
+                            self.pool.doubt(&addr);
+                        }
                         for (place, reply) in places.iter().zip(replies) {
                             match reply {
                                 Ok(reply) => done[*place] = Some(Ok(reply)),
@@ -196,6 +217,7 @@ impl Inner {
                         if refusal.code == RefusalCode::WrongLayout {
                             self.adopt(refusal.layouts);
                         } else {
+                            self.pool.doubt(&addr);
                             tries.avoid.push(addr);
                         }
                     }

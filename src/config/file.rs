@@ -70,7 +70,9 @@ fn unknown(name: &str, value: &DeValue<'_>) -> String {
 fn scalar(kind: Kind, value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.as_ref().to_owned()),
-        DeValue::Integer(number) if matches!(kind, Kind::Size { .. } | Kind::Count { .. }) => {
+        DeValue::Integer(number)
+            if matches!(kind, Kind::Size { .. } | Kind::Count { .. } | Kind::Decimal { .. }) =>
+        {
             match i128::from_str_radix(number.as_str(), number.radix()) {
                 Ok(number) => Ok(number.to_string()),
                 Err(_) => Err(format!("{number} is no number that fits: choose from {}", kind.range())),
@@ -82,9 +84,10 @@ fn scalar(kind: Kind, value: &DeValue<'_>) -> Result<String, String> {
                 "{number} has no unit: give a text like \"{number}ms\" or \"{number}s\", from {range}"
             ))
         }
+        DeValue::Float(number) if matches!(kind, Kind::Decimal { .. }) => Ok(number.as_str().to_owned()),
         other => {
             let wanted = match kind {
-                Kind::Count { .. } => format!("a number from {}", kind.range()),
+                Kind::Count { .. } | Kind::Decimal { .. } => format!("a number from {}", kind.range()),
                 Kind::Choice(_) => format!("a text in quotes ({})", kind.range()),
                 _ => format!("a text in quotes, {}", kind.range()),
             };

@@ -94,6 +94,13 @@ macro_rules! row {
                 settings.$($field).+ = number.try_into().expect("checked against a range that fits");
             })
     };
+    ($name:ident, $kind:expr, decimal $($field:ident).+, $doc:literal) => {
+        row!(@ $name, $kind, $doc, "",
+            |settings| Some(Value::Number(tenths_of(settings.$($field).+))),
+            |settings, value| if let Value::Number(tenths) = value {
+                settings.$($field).+ = of_tenths(tenths);
+            })
+    };
     ($name:ident, $kind:expr, option $($field:ident).+, $doc:literal, $unset:literal) => {
         row!(@ $name, $kind, $doc, $unset,
             |settings| settings.$($field).+.clone().map(Value::Text),
@@ -114,6 +121,22 @@ const fn size(min: u64, max: u64) -> Kind {
 
 const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
+}
+
+/// `min` and `max` in tenths.
+const fn decimal(min: u64, max: u64) -> Kind {
+    Kind::Decimal { min, max }
+}
+
+fn tenths_of(number: f64) -> u64 {
+    // Settings are small, and never negative.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let tenths = (number * 10.0).round() as u64;
+    tenths
+}
+
+fn of_tenths(tenths: u64) -> f64 {
+    f64::from(u32::try_from(tenths).expect("checked against a range that fits")) / 10.0
 }
 
 /// Every setting, in the order in which they are shown.
@@ -155,7 +178,9 @@ pub static SETTINGS: &[Setting] = &[
     row!(hedge_after, time(MS, MINUTE), time node.hedge_after,
         "How long a replica may be silent in a read before the next candidate is asked too. Below `timeout`."),
     row!(gossip_interval, time(MS.saturating_mul(10), MINUTE), time node.detector.interval,
-        "Time between two heartbeats of a node; the same on all. One that is not heard for some nine of them is taken for down."),
+        "Time between two heartbeats of a node; the same on all. One that is not heard for some nine of them is taken for down: see `phi_threshold`."),
+    row!(phi_threshold, decimal(20, 160), decimal node.detector.threshold,
+        "Suspicion from which a silent node is taken for down; 3.8 is reached after some nine heartbeats that stay away, in proportion above and below. Lower: noticed sooner, wrongly more often."),
     row!(handoff_interval, time(MS.saturating_mul(10), HOUR), time node.handoff_interval,
         "Time between two rounds of handing records that are kept for other nodes to these."),
     row!(handoff_bytes_per_second, size(64 * KIB, 64 * GIB), number node.handoff_bytes_per_second,

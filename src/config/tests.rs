@@ -44,6 +44,7 @@ fn every_setting_can_be_set_by_all_three_and_arrives_where_it_belongs() {
             Kind::Time { .. } => "700ms",
             Kind::Size { .. } => "31MiB",
             Kind::Count { .. } => "17",
+            Kind::Decimal { .. } => "6.5",
             Kind::Choice(words) => words[1],
             Kind::Durability => "interval:100ms",
             Kind::Address => "[::1]:7",
@@ -229,6 +230,30 @@ fn a_durability_is_a_word_or_an_interval() {
     }
     for bad in ["", "none", "interval", "interval:", "interval:0ms", "interval:2m", "sync:1s"] {
         assert!(Kind::Durability.parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_threshold_out_of_its_range_is_refused_and_the_range_named() {
+    assert_eq!(
+        wrong("phi_threshold = 1.9"),
+        ["dove.toml:1: phi_threshold: 1.9 is out of range: choose from 2.0 to 16.0"]
+    );
+    let both = read(None, &[("RINGDOVE_PHI_THRESHOLD", "high")], &[("phi_threshold", "16.1")]);
+    assert_eq!(
+        both.unwrap_err(),
+        [
+            "RINGDOVE_PHI_THRESHOLD: phi_threshold: \"high\" is no number with at most one decimal place: give one from \
+             2.0 to 16.0",
+            "--phi-threshold: phi_threshold: 16.1 is out of range: choose from 2.0 to 16.0",
+        ]
+    );
+    for text in ["3.85", ".5", "5.", "-3", "+3", "3e0", "inf", "nan", "", "3.-", "99999999999999999999"] {
+        assert!(Kind::Decimal { min: 0, max: u64::MAX }.parse(text).is_err(), "{text}");
+    }
+    for (text, threshold) in [("2", 2.0), ("\"3.8\"", 3.8), ("12.5", 12.5), ("16.0", 16.0)] {
+        let set = read(Some(&format!("phi_threshold = {text}")), &[], &[]).unwrap();
+        assert_eq!(set.settings.node.detector.threshold.to_bits(), f64::to_bits(threshold), "{text}");
     }
 }
 

@@ -33,6 +33,13 @@ pub enum Kind {
         /// Largest.
         max: u64,
     },
+    /// A number with at most one decimal place, as tenths.
+    Decimal {
+        /// Smallest, in tenths.
+        min: u64,
+        /// Largest, in tenths.
+        max: u64,
+    },
     /// One of these words.
     Choice(&'static [&'static str]),
     /// `sync`, or `interval:` and a time.
@@ -50,7 +57,7 @@ pub enum Kind {
 pub enum Value {
     /// A time.
     Time(Duration),
-    /// A size in bytes or a count.
+    /// A size in bytes, a count, or tenths.
     Number(u64),
     /// Everything else.
     Text(String),
@@ -75,6 +82,10 @@ impl Kind {
                 let range = self.range();
                 format!("{text:?} is no whole number: give one from {range}")
             })?),
+            Kind::Decimal { .. } => Value::Number(parse_tenths(text).ok_or_else(|| {
+                let range = self.range();
+                format!("{text:?} is no number with at most one decimal place: give one from {range}")
+            })?),
             Kind::Choice(words) => {
                 if !words.contains(&text) {
                     return Err(format!("{text:?} is not possible: choose {}", words.join(" or ")));
@@ -89,9 +100,10 @@ impl Kind {
         };
         let inside = match (self, &value) {
             (Kind::Time { min, max }, Value::Time(time)) => (min..=max).contains(time),
-            (Kind::Size { min, max } | Kind::Count { min, max }, Value::Number(number)) => {
-                (min..=max).contains(number)
-            }
+            (
+                Kind::Size { min, max } | Kind::Count { min, max } | Kind::Decimal { min, max },
+                Value::Number(number),
+            ) => (min..=max).contains(number),
             _ => true,
         };
         if inside {
@@ -115,6 +127,7 @@ impl Kind {
                     SIZES.iter().find(|(_, one)| *bytes > 0 && bytes % one == 0).unwrap_or(&("B", 1));
                 format!("{}{unit}", bytes / one)
             }
+            (Kind::Decimal { .. }, Value::Number(tenths)) => format!("{}.{}", tenths / 10, tenths % 10),
             (_, Value::Number(number)) => number.to_string(),
             (_, Value::Text(text)) => text.clone(),
         }
@@ -123,7 +136,7 @@ impl Kind {
     /// The value as TOML.
     pub fn toml(self, value: &Value) -> String {
         match (self, value) {
-            (Kind::Count { .. }, Value::Number(number)) => number.to_string(),
+            (Kind::Count { .. } | Kind::Decimal { .. }, Value::Number(_)) => self.text(value),
             _ => quoted(&self.text(value)),
         }
     }
@@ -138,7 +151,7 @@ impl Kind {
             Kind::Time { min, max } => {
                 format!("{} to {}", self.text(&Value::Time(min)), self.text(&Value::Time(max)))
             }
-            Kind::Size { min, max } | Kind::Count { min, max } => {
+            Kind::Size { min, max } | Kind::Count { min, max } | Kind::Decimal { min, max } => {
                 format!("{} to {}", self.text(&Value::Number(min)), self.text(&Value::Number(max)))
             }
             Kind::Choice(words) => words.join(", "),
@@ -158,7 +171,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Kind::Time { .. } => "TIME",
             Kind::Size { .. } => "SIZE",
-            Kind::Count { .. } => "NUMBER",
+            Kind::Count { .. } | Kind::Decimal { .. } => "NUMBER",
             Kind::Choice(_) | Kind::Durability => "WORD",
             Kind::Address => "HOST:PORT",
             Kind::Path => "PATH",
@@ -172,6 +185,15 @@ fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let number = text[..digits].replace('_', "").parse().ok()?;
     Some((number, text[digits..].trim_start()))
+}
+
+fn parse_tenths(text: &str) -> Option<u64> {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, tenth) = text.split_once('.').unwrap_or((text, "0"));
+    if !digits(whole) || !digits(tenth) || tenth.len() != 1 {
+        return None;
+    }
+    whole.parse::<u64>().ok()?.checked_mul(10)?.checked_add(tenth.parse().ok()?)
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -74,7 +74,8 @@ const GRACE_INTERVALS: u32 = 2;
 pub struct DetectorConfig {
     /// Time between two heartbeats of a node. Default 1 s; the same on all nodes.
     pub interval: Duration,
-    /// The phi from which on a peer is down. Default 3.8; sane 2 to 16. The table of the module says what it means.
+    /// The phi from which on a peer is down. Default 3.8; sane 2 to 16: below, single lost heartbeats accuse (40 times in
+    /// 10⁶ seconds at 2); above, a dead node is asked for more than forty intervals. The table of the module says more.
     pub threshold: f64,
     /// A tick that comes so much later than the last one says that this node was stalled. Default 3 s; above
     /// `interval`.

@@ -7,16 +7,46 @@
 //!   a: takes it
 //! ```
 //! Each node counts its own heartbeats; everybody else only repeats the highest that was heard. A heartbeat is ordered by the
-//! *generation* of its node first (its starts), so that one that began anew is ahead of all it said before.
+//! *generation* of its node first, which grows with its starts, so that one that began anew is ahead of all it said before.
 //!
 //! The bad orders
 //! - A message arrives an hour late: what it says is lower than what is known, and nothing.
 //! - A node starts from an older copy of its disk, and its generation is lower than what others remember: nobody would
 //!   take its heartbeats. It goes above whatever it hears of itself ([`Membership::hear`]).
+//! - A copy of its directory runs beside it, a *double*. Both would go above each other for ever, and both coordinate writes
+//!   under one id. The lower one has to stop, and only that.
+//!
+//! # Memory or double
+//!
+//! A node that hears itself higher than it is cannot tell by that whether another process lives: the others remember for
+//! ever, each a little less or more, and messages of its own past may still be on their way. So neither a higher heartbeat nor one
+//! that advances is evidence. An answer to a question that nobody can have heard before is:
+//!
+//! ```text
+//!   lower                                    others                        higher, if it lives
+//!   hears itself at (g, _), g odd
+//!   draws an even G > g: the challenge ────▶ ... ────────────────────────▶ hears itself at (G, _), G even
+//!   hears G + 1, and stops ◀──────────────── ... ◀──────────────────────── goes to G + 1: the answer
+//!   or nothing, and goes on as G + 1
+//! ```
+//! Only who has heard G can say G + 1, and G is drawn at random after this start: no memory, and no message of an earlier life,
+//! has it but by chance (2⁻³²). Who answers goes on. So, of two processes, the one that was the lower when they met stops.
+//!
+//! - A start begins with an odd generation, and a challenge becomes odd after [`ANSWER_WITHIN`] heartbeats. An even one is
+//!   heard from a process that asks, or from one that ended while it asked; answering the latter costs nothing.
+//! - Both hear themselves higher: one of the two heartbeats was told first, and its process cannot have been the lower then
+//!   without asking. So at most one of them asks first, and the other answers.
+//! - Two that are cut off from each other both go on. When they meet again the lower is found as above; it may be the one whose
+//!   disk is newer.
+//! - The stopped one is started again while the other one runs: it counts from its starts, far below the other's answer.
+//! - A program of before this rule goes to one above what it hears: it answers, and never stops.
+//!
+//! Garbage, from whoever reaches the peer port, makes a node go higher and stops nothing. There is no defence against who
+//! listens to the gossip and answers on purpose: peers are trusted.
 //!
 //! Who is a member stands in the layout. What is said of others is not taken.
 //!
-//! Absent: clocks, suspicion ([`detector`](super::detector)), whom to talk to.
+//! Absent: clocks, chance (a draw is an argument), suspicion ([`detector`](super::detector)), whom to talk to.
 
 use std::collections::BTreeMap;
 
@@ -24,13 +54,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::NodeId;
 
+/// Own heartbeats for which a challenge stands. Gossip brings an answer within a few.
+pub const ANSWER_WITHIN: u64 = 60;
+/// A heartbeat of a generation above this is garbage: no number of starts and challenges leads there.
+pub const GENERATION_MAX: u64 = 1 << 62;
+
 /// A heartbeat. Later ones are greater.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Heartbeat {
-    /// The node's starts, as far as it knows them.
+    /// Grows with the node's starts, as far as it knows them, and above all that it hears of itself. Even in a challenge.
     pub generation: u64,
     /// Heartbeats since.
     pub count: u64,
+}
+
+impl Heartbeat {
+    fn is_challenge(self) -> bool {
+        self.generation.is_multiple_of(2)
+    }
+}
+
+/// What there was to hear.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The members of whom it was news.
+    pub news: Vec<NodeId>,
+    /// Whether another process lives under this node's id and is the higher of the two: this one has to stop.
+    pub is_double: bool,
 }
 
 /// What one node has heard.
@@ -38,13 +88,17 @@ pub struct Heartbeat {
 pub struct Membership {
     me: NodeId,
     own: Heartbeat,
+    /// The challenge was answered. Nothing is raised any more.
+    is_double: bool,
     others: BTreeMap<NodeId, Heartbeat>,
 }
 
 impl Membership {
-    /// Has heard of nobody.
-    pub fn new(me: NodeId, generation: u64) -> Membership {
-        Membership { me, own: Heartbeat { generation, count: 0 }, others: BTreeMap::new() }
+    /// Has heard of nobody. `starts`: of the node, this one among them.
+    pub fn new(me: NodeId, starts: u64) -> Membership {
+        let generation = starts.min(GENERATION_MAX / 4) * 2 + 1;
+        let own = Heartbeat { generation, count: 0 };
+        Membership { me, own, is_double: false, others: BTreeMap::new() }
     }
 
     /// Goes by these other members from now on.
@@ -57,6 +111,9 @@ impl Membership {
     /// One more heartbeat of this node.
     pub fn beat(&mut self) {
         self.own.count += 1;
+        if self.own.is_challenge() && self.own.count > ANSWER_WITHIN && !self.is_double {
+            self.own = Heartbeat { generation: self.own.generation + 1, count: 0 };
+        }
     }
 
     /// All that it has heard, with its own, in order.
@@ -68,20 +125,34 @@ impl Membership {
         heard
     }
 
-    /// Takes what another has heard; the members of whom it is news.
-    pub fn hear(&mut self, heard: &[(NodeId, Heartbeat)]) -> Vec<NodeId> {
+    /// Takes what another has heard. `draw` gives a random number when one is needed.
+    pub fn hear(&mut self, heard: &[(NodeId, Heartbeat)], mut draw: impl FnMut() -> u32) -> Heard {
         let mut news = Vec::new();
-        for (node, beat) in heard {
+        for (node, beat) in heard.iter().filter(|(_, beat)| beat.generation <= GENERATION_MAX) {
             if *node == self.me {
-                if *beat > self.own {
-                    self.own = Heartbeat { generation: beat.generation.saturating_add(1), count: 0 };
-                }
+                self.hear_own(*beat, &mut draw);
             } else if let Some(known) = self.others.get_mut(node).filter(|known| *beat > **known) {
                 *known = *beat;
                 news.push(*node);
             }
         }
-        news
+        Heard { news, is_double: self.is_double }
+    }
+
+    fn hear_own(&mut self, beat: Heartbeat, draw: &mut impl FnMut() -> u32) {
+        if beat <= self.own || self.is_double {
+            return;
+        }
+        if self.own.is_challenge() && beat.generation == self.own.generation + 1 {
+            self.is_double = true;
+            return;
+        }
+        let generation = if beat.is_challenge() {
+            beat.generation + 1
+        } else {
+            beat.generation + 1 + 2 * u64::from(draw())
+        };
+        self.own = Heartbeat { generation, count: 0 };
     }
 
     /// What this node knows newer than whoever has heard that.
@@ -93,55 +164,4 @@ impl Membership {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: NodeId = NodeId(1);
-    const B: NodeId = NodeId(2);
-    const C: NodeId = NodeId(3);
-
-    fn of(me: NodeId, generation: u64) -> Membership {
-        let mut membership = Membership::new(me, generation);
-        membership.set_members([A, B, C]);
-        membership
-    }
-
-    #[test]
-    fn one_exchange_brings_both_up_to_date_and_tells_of_whom_it_was_news() {
-        let (mut a, mut b) = (of(A, 1), of(B, 1));
-        b.hear(&[(C, Heartbeat { generation: 3, count: 9 })]);
-        a.hear(&[(C, Heartbeat { generation: 3, count: 4 })]);
-        a.beat();
-        b.beat();
-        let said = a.heard();
-        let answer = b.newer_than(&said);
-        assert_eq!(b.hear(&said), [A], "of C it knows more");
-        assert_eq!(a.hear(&answer), [B, C]);
-        assert_eq!(a.heard(), b.heard());
-        assert_eq!(a.hear(&answer), [], "what is known is no news");
-    }
-
-    #[test]
-    fn what_comes_late_or_of_strangers_is_nothing() {
-        let mut a = of(A, 1);
-        let late = [(B, Heartbeat { generation: 1, count: 7 })];
-        assert_eq!(a.hear(&[(B, Heartbeat { generation: 2, count: 0 })]), [B]);
-        assert_eq!(a.hear(&late), [], "B has begun anew since");
-        assert_eq!(a.hear(&[(NodeId(9), Heartbeat { generation: 1, count: 1 })]), []);
-        a.set_members([C]);
-        assert_eq!(a.heard(), [(A, Heartbeat { generation: 1, count: 0 })]);
-    }
-
-    /// The bad order: a node starts from an older copy of its disk and counts from a generation that others have passed.
-    #[test]
-    fn a_node_goes_above_what_others_remember_of_it() {
-        let (mut restored, mut b) = (of(A, 2), of(B, 1));
-        b.hear(&[(A, Heartbeat { generation: 5, count: 100 })]);
-        restored.beat();
-        let said = restored.heard();
-        assert_eq!(b.hear(&said), [], "nobody would hear it");
-        restored.hear(&b.newer_than(&said));
-        restored.beat();
-        assert_eq!(b.hear(&restored.heard()), [A]);
-    }
-}
+mod tests;

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use super::{App, Gateway};
 use crate::measure::Histogram;
 use crate::net::serve::Load;
-use crate::node::metrics::{Door, Operation, Outcome};
+use crate::node::metrics::{Door, Look, Operation, Outcome};
 
 const MICROSECONDS: f64 = 1e6;
 
@@ -110,6 +110,13 @@ fn requests(text: &mut Text, gateway: &Gateway) {
                 }
             }
         }
+    }
+    let name = "ringdove_looks_total";
+    let help = "Requests to look at the node rather than its data, by kind: explain (a key, for a client), inspect (the same, for \
+                another node), trees, reaping.";
+    text.family(name, "counter", help);
+    for look in Look::ALL {
+        text.sample(name, &[("kind", look.name())], metrics.looks(look).get());
     }
     text.gauge("ringdove_requests_in_flight", "Requests that are being carried out.", metrics.in_flight());
     let help = "How long a request that comes now would wait, by the pace at which others get done; 0 while the node is not busy.";

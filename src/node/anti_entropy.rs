@@ -12,7 +12,9 @@
 //!
 //! **Refilled.** A partition that may have lost something is read through first (*scrub*), so that each damaged copy is known,
 //! and fetched from the others; then it is compared with *every* other primary. If no further damage was met since the scrub
-//! ended, it counts as refilled. One exchange that fails makes all of it begin again: what that primary alone holds is not known.
+//! ended, it counts as refilled. One exchange that fails makes all exchanges begin again: what that primary alone holds is not known.
+//! The scrub stands meanwhile: a partition that waits for a primary that is down is not read again every round, but for the copies
+//! that the others could not mend, until further damage is met anywhere on this node.
 //!
 //! The bad orders
 //! - Damage found while the exchanges run: storage resets *refilled* and counts a doubt; the count is compared under the
@@ -60,6 +62,18 @@ pub(super) enum Flow {
     Both,
     /// The other gets what this node has, and this node nothing.
     Push,
+}
+
+/// Damaged copies of a partition that are remembered; when there are more, all of it is read again.
+const UNMENDED_MAX: usize = 256;
+
+/// What the reading of a partition came to that waits to refill.
+#[derive(Debug, Clone)]
+pub(super) struct Scrubbed {
+    /// The store's count of damage when it ended.
+    doubts: u64,
+    /// The copies that nobody could give then.
+    unmended: Vec<Slot>,
 }
 
 /// Keeps to a limit of bytes a second.
@@ -135,10 +149,31 @@ impl Inner {
         let others: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
         let was_refilled = self.store.partition_state(partition).0.refilled;
         let mut scrubbed = Ok(());
+        let mut doubts = self.store.doubts();
         if scrub || !was_refilled {
-            scrubbed = self.scrub(partition, &others).await;
+            let before = lock(&self.scrubbed).remove(&partition);
+            let before = before.filter(|before| !scrub && before.doubts == doubts);
+            let unmended = match before {
+                Some(Scrubbed { unmended, .. }) => self.mend(unmended, &others).await,
+                None => {
+                    let unmended = self.scrub(partition, &others).await;
+                    // Not before: the damage that it met is mended, or stands in the list.
+                    doubts = self.store.doubts();
+                    unmended
+                }
+            };
+            scrubbed = match unmended {
+                Ok(unmended) => {
+                    let many = unmended.len();
+                    if !was_refilled && many <= UNMENDED_MAX {
+                        lock(&self.scrubbed).insert(partition, Scrubbed { doubts, unmended });
+                    }
+                    let left = || format!("{many} damaged records are nowhere to be had");
+                    if many == 0 { Ok(()) } else { Err(left()) }
+                }
+                Err(why) => Err(why),
+            };
         }
-        let doubts = self.store.doubts();
         let down = self.down();
         let (mut failure, mut missed) = (Ok(()), Vec::new());
         told.extend(others.into_iter().map(Compared::not_yet));
@@ -177,6 +212,7 @@ impl Inner {
                 self.store.update_partition(partition, refilled).await.map_err(|error| error.to_string())?;
             self.store.wait_synced(position).await.map_err(|error| error.to_string())?;
             if same {
+                lock(&self.scrubbed).remove(&partition);
                 point!("partition-refilled");
                 self.metrics.partitions_refilled.one();
                 tracing::info!(%partition, "refilled: it was compared with every other primary");
@@ -326,14 +362,15 @@ impl Inner {
         Ok(bytes)
     }
 
-    /// Reads every record of a partition, and has the other primaries' copies of those that cannot be read.
+    /// Reads every record of a partition, and has the other primaries' copies of those that cannot be read; those that
+    /// are still damaged in the end, at most one more than [`UNMENDED_MAX`] of them.
     ///
     /// # Errors
-    /// When one is still damaged in the end.
-    async fn scrub(&self, partition: PartitionId, others: &[NodeId]) -> Result<(), String> {
+    /// When the storage fails.
+    async fn scrub(&self, partition: PartitionId, others: &[NodeId]) -> Result<Vec<Slot>, String> {
         let mut after: Option<(Namespace, Key)> = None;
         let mut pace = Pace { began: self.now(), bytes: 0 };
-        let mut left = 0_u64;
+        let mut left = Vec::new();
         loop {
             let from = match &after {
                 Some((namespace, key)) => Bound::Excluded((*namespace, key)),
@@ -348,12 +385,8 @@ impl Inner {
                 match self.store.verify(&slot).await {
                     Ok(()) => {}
                     Err(StorageError::Corrupt(_)) => {
-                        for other in others {
-                            if let Err(why) = self.make_equal(slot.clone(), *other, Flow::Both).await {
-                                tracing::debug!(key = %slot.key, %other, %why, "a damaged copy is not repaired yet");
-                            }
-                        }
-                        left += u64::from(self.store.verify(&slot).await.is_err());
+                        let unmended = self.mend(vec![slot], others).await?;
+                        left.extend(unmended.into_iter().take(UNMENDED_MAX + 1 - left.len()));
                     }
                     Err(error) => return Err(error.to_string()),
                 }
@@ -361,10 +394,28 @@ impl Inner {
             }
             tokio::task::yield_now().await;
         }
-        if left > 0 {
-            return Err(format!("{left} damaged records are nowhere to be had"));
+        Ok(left)
+    }
+
+    /// Has the other primaries' copies of records that cannot be read; those that still cannot.
+    ///
+    /// # Errors
+    /// When the storage fails.
+    async fn mend(&self, damaged: Vec<Slot>, others: &[NodeId]) -> Result<Vec<Slot>, String> {
+        let mut left = Vec::new();
+        for slot in damaged {
+            for other in others {
+                if let Err(why) = self.make_equal(slot.clone(), *other, Flow::Both).await {
+                    tracing::debug!(key = %slot.key, %other, %why, "a damaged copy is not repaired yet");
+                }
+            }
+            match self.store.verify(&slot).await {
+                Ok(()) => {}
+                Err(StorageError::Corrupt(_)) => left.push(slot),
+                Err(error) => return Err(error.to_string()),
+            }
         }
-        Ok(())
+        Ok(left)
     }
 
     async fn keep_pace(&self, pace: &mut Pace, bytes: u64) {

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::select;
 
+use super::metrics::Look;
 use super::replica::storage_refusal;
 use super::{Inner, Node, Request};
 use crate::dynamo::layout::MEMBERS_MAX;
@@ -40,6 +41,7 @@ impl Node {
     /// When there is no time for it, or too much else to do.
     pub async fn explain(&self, asked: Explain, request: Request) -> Result<ExplainReply, Refusal> {
         let inner = &self.inner;
+        inner.metrics.looks(Look::Explain).one();
         let _in_flight = inner.admit(request)?;
         let Explain { namespace, key } = asked;
         let (list, layout) = inner.preference(namespace, &key);

@@ -4,6 +4,9 @@
 //! random, the silent ones among them. News of a node is a heartbeat of it to the failure detector; calls that are answered or
 //! not tell it the rest. The view routes requests, handoff and comparisons. It never changes who owns what.
 //!
+//! A node that learns so that another process lives under its id, a copy of its directory, and is the lower one of the two,
+//! stops: see [`membership`](crate::dynamo::membership). What it was doing it ends, as when it is told to stop.
+//!
 //! A node that wakes from a pause first takes what has come in before it accuses anybody: the detector notices the gap by
 //! the lateness of this task.
 
@@ -12,14 +15,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use rand::RngExt;
 use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
 use tokio::select;
 
 use super::metrics::Door;
 use super::{Inner, Node, Request, lock};
 use crate::dynamo::detector::View;
-use crate::dynamo::membership::Heartbeat;
+use crate::dynamo::membership::{Heard, Heartbeat};
 use crate::net::link::CallError;
 use crate::net::message::{Gossip, GossipReply, PeerState, PeerView};
 use crate::types::{Mono, NodeId, TraceId};
@@ -132,7 +135,11 @@ impl Inner {
     }
 
     fn hear(&self, heard: &[(NodeId, Heartbeat)]) {
-        let news = lock(&self.membership).hear(heard);
+        let Heard { news, is_double } = lock(&self.membership).hear(heard, || lock(&self.rng).next_u32());
+        if is_double && !self.is_double.get() {
+            tracing::error!(node = %self.id, "another process runs under this id: this one is the lower and stops");
+            self.is_double.set(true);
+        }
         let now = self.now();
         let mut detector = lock(&self.detector);
         for node in news {
@@ -146,5 +153,60 @@ impl Inner {
         self.hear(&gossip.heard);
         self.metrics.gossip.one();
         GossipReply { newer }
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::dynamo::cluster::ClusterDescriptor;
+    use crate::dynamo::detector::Reason;
+    use crate::dynamo::layout::{Layout, Member};
+    use crate::dynamo::ring::PartitionCount;
+    use crate::io::{Io, MemoryDisk, RealClock, TcpNet};
+    use crate::node::{NodeConfig, found};
+    use crate::storage::directory::{FORMAT, NodeMeta};
+    use crate::types::Incarnation;
+
+    /// A node of a cluster of three that runs nothing yet.
+    async fn open(settings: impl Fn(&mut NodeConfig)) -> Node {
+        let partitions = PartitionCount::new(16).unwrap();
+        let member = |id| Member {
+            id: NodeId(id),
+            peer_addr: format!("n{id}:1"),
+            client_addr: format!("n{id}:2"),
+            zone: String::new(),
+            capacity: 1,
+        };
+        let layout = Layout::first(partitions, 3, (1..=3).map(member).collect()).unwrap();
+        let descriptor = ClusterDescriptor::new(partitions, 3, &[7; 64]);
+        let meta = NodeMeta { format: FORMAT, node: NodeId(1), descriptor, layouts: vec![layout] };
+        let clock = Arc::new(RealClock::new());
+        let io = Io { net: Arc::new(TcpNet), disk: Arc::new(MemoryDisk::new()), clock: clock.clone() };
+        let dir = PathBuf::from("/data");
+        found(io.disk.clone(), clock, &dir, &meta, Incarnation(1)).await.unwrap();
+        let mut config = NodeConfig::new(dir);
+        settings(&mut config);
+        Node::open(config, io, [1; 32]).await.unwrap().0
+    }
+
+    #[tokio::test]
+    async fn the_threshold_that_is_set_reaches_the_detector() {
+        let patient = open(|config| config.detector.threshold = 12.0).await;
+        let mut detector = lock(&patient.inner.detector);
+        let began = patient.inner.now();
+        let peer = NodeId(2);
+        detector.set_peers(began, [peer]);
+        let second = Duration::from_secs(1);
+        // A suspicion of 12 is reached after 12 × ln 10 = 27.6 intervals.
+        for silent in 1..=27 {
+            detector.tick(began + second * silent);
+        }
+        assert_eq!(detector.view(began + second * 27, peer), View::Up);
+        detector.tick(began + second * 28);
+        assert_eq!(detector.view(began + second * 28, peer), View::Down(Reason::Silent));
     }
 }

@@ -1,5 +1,6 @@
 //! What this node shows of itself to who looks into the cluster.
 
+use super::metrics::Look;
 use super::replica::storage_refusal;
 use super::{Inner, Node};
 use crate::net::message::{Refusal, TreeView, Trees, TreesReply};
@@ -16,6 +17,7 @@ impl Node {
     /// When it is no primary of the partition asked for, or a record never gets durable.
     pub async fn trees(&self, asked: Trees) -> Result<TreesReply, Refusal> {
         let inner = &self.inner;
+        inner.metrics.looks(Look::Trees).one();
         let partitions: Vec<PartitionId> = match asked.partition {
             Some(partition) => {
                 inner.holds_partition(partition)?;

@@ -62,6 +62,34 @@ impl Operation {
     }
 }
 
+/// What somebody looked at in a node, past its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Look {
+    /// All there is of a key, for a client.
+    Explain,
+    /// What this node has of a key, for another node that explains it.
+    Inspect,
+    /// Its Merkle trees.
+    Trees,
+    /// How far it is with reaping.
+    Reaping,
+}
+
+impl Look {
+    /// All of them, in order.
+    pub const ALL: [Look; 4] = [Look::Explain, Look::Inspect, Look::Trees, Look::Reaping];
+
+    /// Its name, for labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Look::Explain => "explain",
+            Look::Inspect => "inspect",
+            Look::Trees => "trees",
+            Look::Reaping => "reaping",
+        }
+    }
+}
+
 /// By which door a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Door {
@@ -174,6 +202,7 @@ impl Judged for PutReply {
 #[derive(Debug)]
 pub struct Metrics {
     requests: Vec<Histogram>,
+    looks: [Counter; Look::ALL.len()],
     /// Time from a read's start until R replicas had answered, in microseconds.
     pub read_quorum_wait: Histogram,
     /// Time from a write's start until W replicas held it, in microseconds.
@@ -256,6 +285,7 @@ impl Default for Metrics {
         let series = Operation::ALL.len() * Door::ALL.len() * Outcome::ALL.len();
         Metrics {
             requests: (0..series).map(|_| Histogram::of_latency()).collect(),
+            looks: Default::default(),
             read_quorum_wait: Histogram::of_latency(),
             write_quorum_wait: Histogram::of_latency(),
             read_shortfalls: Counter::default(),
@@ -313,6 +343,11 @@ impl Metrics {
         let at =
             (operation as usize * Door::ALL.len() + door as usize) * Outcome::ALL.len() + outcome as usize;
         &self.requests[at]
+    }
+
+    /// Times that somebody came to look at this, answered or refused.
+    pub fn looks(&self, look: Look) -> &Counter {
+        &self.looks[look as usize]
     }
 
     /// Requests that are being carried out now.

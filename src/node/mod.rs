@@ -11,7 +11,7 @@
 //! runs under the simulator. Nothing here ends the process: a node *stops*, and whoever runs it decides.
 //!
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,6 +45,7 @@ use crate::types::{
 };
 
 use access::AccessLog;
+use anti_entropy::Scrubbed;
 use fences::FenceWatch;
 use handoff::Handoff;
 use layouts::Layouts;
@@ -189,6 +190,20 @@ pub enum NodeError {
     /// The layout in the directory has another Q or N than its cluster.
     #[error("the layout in the data directory does not fit its cluster: restore node.meta from a backup")]
     ForeignLayout,
+    /// Another process lives under this node's id, and this one is the lower of the two. Starting it again helps only
+    /// when the other one is gone.
+    #[error(
+        "another process runs as {node}, on a copy of this node's data directory or on what it was copied from, and has \
+         the higher incarnation: this one has stopped, so that one of them is left. What this one acknowledged is kept \
+         in {dir}. Find the other one and decide which of the two directories is to be {node}: to keep the other, do not \
+         start this one again; to keep this one, stop the other for good and then start this one. Never run both"
+    )]
+    Double {
+        /// Which node.
+        node: NodeId,
+        /// The directory of the process that stopped.
+        dir: String,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {addr}: {reason}")]
     Listen {
@@ -217,6 +232,8 @@ pub(crate) struct Inner {
     handoff: Handoff,
     /// Partitions in which a write found nobody to keep it for a primary: compared before others.
     dirty: Mutex<BTreeSet<PartitionId>>,
+    /// Partitions that wait to refill and have been read through.
+    scrubbed: Mutex<BTreeMap<PartitionId, Scrubbed>>,
     fence_watch: FenceWatch,
     reap_log: ReapLog,
     detector: Mutex<Detector>,
@@ -233,6 +250,8 @@ pub(crate) struct Inner {
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
     stop: Arc<Watched<bool>>,
+    /// Another process lives under this id, and this one has to stop.
+    is_double: Watched<bool>,
 }
 
 /// When a request that was turned away may come again, at the earliest and at the latest.
@@ -315,6 +334,7 @@ impl Node {
             pace: Mutex::default(),
             handoff: Handoff::default(),
             dirty: Mutex::default(),
+            scrubbed: Mutex::default(),
             fence_watch: FenceWatch::default(),
             reap_log: ReapLog::default(),
             detector: Mutex::new(detector),
@@ -330,15 +350,16 @@ impl Node {
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
             stop: Arc::new(Watched::new(false)),
+            is_double: Watched::new(false),
         };
         Ok((Node { inner: Arc::new(inner) }, recovery))
     }
 
-    /// Serves the peers and, by `clients`, everybody else, until [`Node::stop`] or until storage fails. Then
-    /// drains what is in flight and closes the store.
+    /// Serves the peers and, by `clients`, everybody else, until [`Node::stop`], until storage fails, or until it finds itself the
+    /// lower of two processes under its id. Then drains what is in flight and closes the store.
     ///
     /// # Errors
-    /// When storage failed: the node must be started again, with a back-off.
+    /// When storage failed: the node must be started again, with a back-off. [`NodeError::Double`]: it must not.
     pub async fn run(
         &self,
         peer_port: Box<dyn Listener>,
@@ -357,12 +378,20 @@ impl Node {
             reason
         };
         let served = async { tokio::join!(peers, clients) };
-        tokio::pin!(served, failed);
+        let doubled = async {
+            inner.is_double.wait_for(|is_double| is_double.then_some(())).await;
+            inner.stop.set(true);
+        };
+        tokio::pin!(served, failed, doubled);
         let failure = select! {
             biased;
             reason = &mut failed => {
                 served.await;
-                Some(reason)
+                Some(NodeError::Storage(StorageError::Latched(reason)))
+            }
+            () = &mut doubled => {
+                served.await;
+                Some(NodeError::Double { node: inner.id, dir: inner.config.dir.display().to_string() })
             }
             _ = &mut served => None,
             never = inner.gossip() => match never {},
@@ -374,10 +403,10 @@ impl Node {
         point!("node-drained");
         inner.peers.close();
         match failure {
-            Some(reason) => {
+            Some(error) => {
                 // Gives the directory free, so that the next start need not wait for the end of the process.
                 let _ = inner.store.close().await;
-                Err(NodeError::Storage(StorageError::Latched(reason)))
+                Err(error)
             }
             None => Ok(inner.store.close().await?),
         }

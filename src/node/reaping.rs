@@ -21,6 +21,7 @@ use futures_util::stream::{self, FuturesUnordered};
 use rand::RngExt;
 
 use super::fences::fences_of;
+use super::metrics::Look;
 use super::replica::storage_refusal;
 use super::{Inner, Node, lock};
 use crate::dynamo::reaping::{Against, Ballot, Fences, KeyVote, reapable, vote};
@@ -56,6 +57,7 @@ impl Node {
     /// How far this node is with forgetting what was deleted. Visits every partition.
     pub fn reaping(&self) -> ReapingReply {
         let inner = &self.inner;
+        inner.metrics.looks(Look::Reaping).one();
         let (now, told) = (inner.now(), lock(&inner.reap_log.told));
         let last = told.last.iter().map(|(ended, round)| {
             let ago_ms = u64::try_from(now.since(*ended).as_millis()).unwrap_or(u64::MAX);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Instrument;
 
 use super::fences::{NotKept, fences_of};
-use super::metrics::Door;
+use super::metrics::{Door, Look};
 use super::{Inner, Node};
 use crate::dynamo::get::{OwnCopy, ReplicaFailure};
 use crate::dynamo::reaping::{Admission, Fences};
@@ -384,7 +384,10 @@ impl PeerService {
                 let Join { node: joining } = read(frame)?;
                 Ok(answer(frame, &node.welcome_member(joining)?))
             }
-            net::Inspect::KIND => Ok(answer(frame, &node.inspect_own(&read(frame)?).await?)),
+            net::Inspect::KIND => {
+                node.metrics.looks(Look::Inspect).one();
+                Ok(answer(frame, &node.inspect_own(&read(frame)?).await?))
+            }
             kind => Ok(unknown_operation(frame, kind)),
         }
     }

@@ -6,6 +6,7 @@
 
 mod clusters;
 mod doors;
+mod doubles;
 mod handoff;
 mod idle;
 mod import_files;

@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringdove::net::message::Trees;
+use ringdove::types::PartitionId;
+
 use crate::http::Rest;
 
 /// Name, kind and meaning of each family.
@@ -165,4 +168,30 @@ async fn health_says_live_and_ready() {
         (200, &"ready".into(), &"taken".into())
     );
     assert_eq!(rest.ask("HEAD", "/health/ready", &[], "").await.status, 200);
+}
+
+#[tokio::test]
+async fn looks_are_counted_by_kind_on_the_node_that_was_looked_at() {
+    let rest = Rest::start(3).await;
+    rest.get("/explain/dove").await;
+    rest.get("/explain/dove").await;
+    let node = &rest.cluster.nodes[0];
+    node.reaping();
+    node.trees(Trees { partition: None }).await.unwrap();
+    assert!(
+        node.trees(Trees { partition: Some(PartitionId(u32::MAX)) }).await.is_err(),
+        "refused, and counted"
+    );
+    let looks = |scrape: String| -> BTreeMap<String, f64> {
+        let samples = samples_of(&scrape).into_iter();
+        let looks = samples.filter(|(name, ..)| name == "ringdove_looks_total");
+        looks.map(|(_, labels, value)| (labels["kind"].clone(), value)).collect()
+    };
+    let of = |explain, inspect, trees, reaping| -> BTreeMap<String, f64> {
+        let counts = [("explain", explain), ("inspect", inspect), ("trees", trees), ("reaping", reaping)];
+        counts.map(|(kind, count)| (kind.to_owned(), f64::from(count))).into()
+    };
+    assert_eq!(looks(rest.get("/metrics").await.text()), of(2, 0, 2, 1));
+    let second = rest.ask_at(1, "GET", "/metrics", &[], "").await;
+    assert_eq!(looks(second.text()), of(0, 2, 0, 0), "it was asked by the first");
 }

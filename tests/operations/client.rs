@@ -20,8 +20,8 @@ use ringdove::io::{Net, RealClock, Stream};
 use ringdove::net::envelope::{FRAME_LEN_MAX, Frame, FrameHead};
 use ringdove::net::frame::{FrameReader, Incoming, ReadLimits};
 use ringdove::net::message::{
-    AuthMethod, Get, GetLayout, GetReply, Hello, LayoutReply, Message, MultiPut, Put, PutOutcome, PutReply,
-    Replicas, Welcome,
+    AuthMethod, Get, GetLayout, GetReply, Hello, LayoutReply, Message, MultiPut, MultiPutReply, Put,
+    PutOutcome, PutReply, Replicas, Welcome,
 };
 use ringdove::types::{ClusterId, Key, LayoutRef, Namespace, NodeId};
 use tokio::io::AsyncWriteExt;
@@ -107,7 +107,7 @@ async fn connection(
                 Reaction::HangUp => return None,
                 Reaction::Refuse(refusal) => refusal.to_frame(head),
                 Reaction::Applied => applied(&frame, head),
-                Reaction::Unknown => unknown(head),
+                Reaction::Unknown => unknown(&frame, head),
             },
         };
         writer.write_all(&answer.unwrap().encode()).await.ok()?;
@@ -131,13 +131,28 @@ fn applied(request: &Frame, head: FrameHead) -> Result<Frame, ringdove::net::cod
         }
         .to_frame(head),
         Put::KIND => ended(PutOutcome::Applied).to_frame(head),
+        MultiPut::KIND => {
+            let puts = MultiPut::from_frame(request).unwrap().puts;
+            MultiPutReply { replies: puts.iter().map(|_| Ok(ended(PutOutcome::Applied))).collect() }
+                .to_frame(head)
+        }
         kind => panic!("the script has no answer to {kind:#06x}"),
     }
 }
 
-fn unknown(head: FrameHead) -> Result<Frame, ringdove::net::codec::CodecError> {
+fn unknown(request: &Frame, head: FrameHead) -> Result<Frame, ringdove::net::codec::CodecError> {
     let reason = "as the script says".to_owned();
-    ended(PutOutcome::Unknown { have: 1, need: 2, reason }).to_frame(head)
+    let unknown = ended(PutOutcome::Unknown { have: 1, need: 2, reason });
+    match request.head.kind {
+        MultiPut::KIND => {
+            // Of the first write of the batch alone.
+            let puts = MultiPut::from_frame(request).unwrap().puts.len();
+            let mut replies = vec![Ok(ended(PutOutcome::Applied)); puts];
+            replies[0] = Ok(unknown);
+            MultiPutReply { replies }.to_frame(head)
+        }
+        _ => unknown.to_frame(head),
+    }
 }
 
 fn ended(outcome: PutOutcome) -> PutReply {
@@ -694,6 +709,36 @@ async fn a_batch_says_of_each_write_what_became_of_it() {
     assert!(
         matches!(&read[0], Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::UnknownOperation)
     );
+}
+
+#[tokio::test]
+async fn a_node_that_did_not_know_of_one_write_of_a_batch_or_refused_it_for_now_is_asked_last_for_a_while() {
+    for refuses in [false, true] {
+        let (net, layouts, seen) = three(move |kind| match kind {
+            MultiPut::KIND if refuses => refuse(RefusalCode::TooFewReplicas),
+            MultiPut::KIND => Reaction::Unknown,
+            _ => Reaction::Applied,
+        })
+        .await;
+        let client = client(&net, &[2, 3]);
+        let keys: Vec<Key> = (0..1000)
+            .map(|n| key(&format!("key{n}")))
+            .filter(|key| primaries(&layouts, key)[0] == 1)
+            .take(3)
+            .collect();
+        let batch: Vec<BatchWrite> =
+            keys.iter().map(|key| BatchWrite { key: key.clone(), ..batch_write("dove", "grey") }).collect();
+        let unknown = client.multi_put(&batch, None).await.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!(unknown, usize::from(!refuses), "others take what was refused");
+        for outcome in client.multi_put(&batch, None).await {
+            outcome.expect("the others are well");
+        }
+        client.put(&keys[0], "grey", &WriteOptions::default()).await.expect("the others are well");
+        assert_eq!((seen[0].count(MultiPut::KIND), writes(&seen)[0]), (1, 0), "refuses: {refuses}");
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        client.put(&keys[0], "grey", &WriteOptions::default()).await.expect("it is well");
+        assert_eq!(writes(&seen)[0], 1, "refuses: {refuses}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,15 @@
 //! Explaining a key, comparing trees, repairing a partition: on nodes that are kept from doing the latter by themselves.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ringdove::client::{Client, ClientConfig, ClientError, ReadOptions, RefusalCode};
-use ringdove::net::message::{Compared, Ended, Explain, Put, PutOutcome, Quorum, Repair, Trees};
+use ringdove::dynamo::membership::Heartbeat;
+use ringdove::io::{Disk, MemoryDisk};
+use ringdove::net::link::CallError;
+use ringdove::net::message::{
+    Compared, Ended, Explain, Gossip, GossipReply, Put, PutOutcome, Quorum, Repair, Spoken, Trees,
+};
 use ringdove::types::{Namespace, NodeId, PartitionId};
 
 use crate::support::{Cluster, PARTITIONS, key, member, write_id};
@@ -12,12 +18,19 @@ const LATER: Duration = Duration::from_secs(3600);
 
 /// No node hears of another, hands over or compares unless it is asked to.
 async fn start(count: u64) -> Cluster {
-    let quiet = |_, config: &mut ringdove::node::NodeConfig| {
-        config.detector.interval = LATER;
-        config.handoff_interval = LATER;
-        config.anti_entropy_interval = LATER * 1000;
-    };
     Cluster::start_with(count, quiet).await
+}
+
+fn quiet(_: u64, config: &mut ringdove::node::NodeConfig) {
+    config.detector.interval = LATER;
+    config.handoff_interval = LATER;
+    config.anti_entropy_interval = LATER * 1000;
+}
+
+/// The same, and node 1 has lost its disk.
+async fn start_refilling() -> Cluster {
+    let disk = |_| -> Arc<dyn Disk> { Arc::new(MemoryDisk::new()) };
+    Cluster::start_after(3, quiet, disk, |id| id == 1).await
 }
 
 /// Writes `dove` at one node while none of the others can be reached.
@@ -154,4 +167,60 @@ async fn a_client_looks_and_repairs_over_the_binary_protocol() {
     assert_eq!(client.trees(&addr, None, None).await.unwrap().trees.len(), PARTITIONS as usize);
     let refused = client.repair(&addr, PartitionId(PARTITIONS), None).await;
     assert!(matches!(refused, Err(ClientError::Refused(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_partition_that_waits_to_refill_for_a_primary_that_is_down_is_read_once() {
+    let cluster = start_refilling().await;
+    let (node, partition) = (&cluster.nodes[0], PartitionId(3));
+    let refilled = || node.metrics().partitions_refilled.get();
+    cluster.net.close(&member(3).peer_addr);
+    let q = node.descriptor().partitions;
+    let keys = (0..).map(|n| key(&format!("key{n}")));
+    for key in keys.filter(|key| q.partition_of(Namespace(0), key) == partition).take(5) {
+        let quorum = Quorum { w: Some(2), ..Quorum::default() };
+        let put = Put { quorum, ..Put::new(key, write_id(), "grey") };
+        let reply = node.put(put, cluster.request(0)).await.unwrap();
+        assert_eq!(reply.outcome, PutOutcome::Applied);
+    }
+    for round in 1..=4 {
+        let reply = node.repair(Repair { partition }, cluster.request(0)).await.unwrap();
+        let failed = reply.compared.iter().filter(|compared| compared.ended != Ended::Done);
+        assert_eq!(failed.map(|compared| compared.other).collect::<Vec<_>>(), [NodeId(3)], "round {round}");
+        assert_eq!((node.metrics().scrubbed.get(), refilled()), (5, 0), "round {round}");
+    }
+    cluster.net.reopen(&member(3).peer_addr);
+    repair(&cluster, 0, partition).await;
+    assert_eq!((node.metrics().scrubbed.get(), refilled()), (5, 1), "the reading stood");
+    repair(&cluster, 0, partition).await;
+    assert_eq!((node.metrics().scrubbed.get(), refilled()), (5, 1));
+}
+
+/// Only another node's gossip counts, and of that only an answer to what this node has asked.
+#[tokio::test]
+async fn made_up_heartbeats_of_a_node_stop_it_at_neither_port() {
+    let fast =
+        |_, config: &mut ringdove::node::NodeConfig| config.detector.interval = Duration::from_millis(50);
+    let cluster = Cluster::start_with(3, fast).await;
+    let me = cluster.nodes[0].id();
+    let (client, peer) = (cluster.link(0, Spoken::default()).await, cluster.peer_link(0).await);
+    let clock = cluster.clock.as_ref();
+    let heartbeat = |generation, count| Gossip { heard: vec![(me, Heartbeat { generation, count })] };
+    for generation in [3, 4, 5, 1000, 1001, 1 << 40, (1 << 40) + 1, 1 << 62, u64::MAX - 1, u64::MAX] {
+        let told = heartbeat(generation, 1 << 50);
+        let refused = client.call::<GossipReply>(clock, &told, cluster.peer_head(), cluster.deadline()).await;
+        let refused = refused.expect_err("the client port takes no gossip");
+        assert!(
+            matches!(&refused, CallError::Refused(refusal) if refusal.code == RefusalCode::UnknownOperation),
+            "{refused:?}"
+        );
+        peer.call::<GossipReply>(clock, &told, cluster.peer_head(), cluster.deadline()).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!cluster.nodes[0].status().stopping);
+    let put = Put {
+        quorum: Quorum { w: Some(3), ..Quorum::default() },
+        ..Put::new(key("dove"), write_id(), "grey")
+    };
+    assert_eq!(cluster.nodes[0].put(put, cluster.request(0)).await.unwrap().outcome, PutOutcome::Applied);
 }

@@ -17,7 +17,7 @@ use ringdove::net::message::Spoken;
 use ringdove::node::metrics::Door;
 use ringdove::node::{Node, NodeConfig, Request, found};
 use ringdove::server::serve_clients;
-use ringdove::storage::directory::{FORMAT, NodeMeta};
+use ringdove::storage::directory::{self, FORMAT, NodeMeta};
 use ringdove::types::{Incarnation, Key, Mono, NodeId, TraceId, WriteId};
 use tokio::sync::mpsc;
 
@@ -145,6 +145,16 @@ impl Cluster {
         settings: impl Fn(u64, &mut NodeConfig),
         disk: impl Fn(u64) -> Arc<dyn Disk>,
     ) -> Cluster {
+        Cluster::start_after(count, settings, disk, |_| false).await
+    }
+
+    /// The same; nodes that `lost` their disk have to refill.
+    pub(crate) async fn start_after(
+        count: u64,
+        settings: impl Fn(u64, &mut NodeConfig),
+        disk: impl Fn(u64) -> Arc<dyn Disk>,
+        lost: impl Fn(u64) -> bool,
+    ) -> Cluster {
         let partitions = PartitionCount::new(PARTITIONS).unwrap();
         let descriptor = ClusterDescriptor::new(partitions, 3, &[7; 64]);
         let layout = Layout::first(partitions, 3, (1..=count).map(member).collect()).unwrap();
@@ -164,7 +174,11 @@ impl Cluster {
                 descriptor: descriptor.clone(),
                 layouts: vec![layout.clone()],
             };
-            found(io.disk.clone(), clock.clone(), &dir, &meta, Incarnation(id)).await.unwrap();
+            if lost(id) {
+                directory::write(io.disk.as_ref(), &dir, &meta).await.unwrap();
+            } else {
+                found(io.disk.clone(), clock.clone(), &dir, &meta, Incarnation(id)).await.unwrap();
+            }
             let mut config = NodeConfig::new(dir);
             settings(id, &mut config);
             let seed = [u8::try_from(id).unwrap(); 32];
