@@ -34,6 +34,9 @@
 //! - Calls that time out, [`TIMEOUTS_MAX`] in a row with no answer in between: down at once although heartbeats come (a
 //!   *gray* failure: they pass and data stalls). Heartbeats do not lift this; an answer does, or the end of the
 //!   penalty, after which the node is tried again.
+//! - Calls that are given too little time to say anything one by one: as long as not a byte comes from the peer that they ask, each
+//!   [`SILENCE_MIN`] counts as one call that timed out. A peer that is merely slow goes on sending its late answers, and
+//!   is not accused for them.
 //!
 //! # Damping
 //!
@@ -58,6 +61,8 @@ use crate::types::{Mono, NodeId};
 
 /// Calls in a row that a peer may leave unanswered.
 pub const TIMEOUTS_MAX: u32 = 3;
+/// What was not answered for less time than this says nothing of a peer.
+pub const SILENCE_MIN: Duration = Duration::from_millis(400);
 /// Intervals that a mean is taken over.
 const WINDOW: usize = 100;
 /// Times of going down that damping remembers.
@@ -128,6 +133,8 @@ struct Peer {
     sum: Duration,
     down: Option<Reason>,
     unanswered: u32,
+    /// Until when silence is counted in `unanswered`.
+    counted: Mono,
     falls: VecDeque<Mono>,
     /// Down or damped until then, whatever is heard.
     until: Mono,
@@ -141,6 +148,7 @@ impl Peer {
             sum: Duration::ZERO,
             down: None,
             unanswered: 0,
+            counted: now,
             falls: VecDeque::new(),
             until: now,
         }
@@ -257,6 +265,15 @@ impl Detector {
             if peer.unanswered >= TIMEOUTS_MAX {
                 peer.fall(now, Reason::Unanswered, self.config.interval);
             }
+        }
+    }
+
+    /// A call to a peer was given up; nothing at all has come from it, though it was asked, since `since`.
+    pub fn silent(&mut self, now: Mono, node: NodeId, since: Mono) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        if now.since(since.max(peer.counted)) >= SILENCE_MIN {
+            peer.counted = now;
+            self.timed_out(now, node);
         }
     }
 

@@ -8,7 +8,7 @@
 //!                │            or is silent   ▼                      │
 //!                └────────────────────── deadline ──▶ Answer(shortfall)
 //!                                                                   ▼
-//!                                              Repair each stale primary ──▶ Finished
+//!                                 Repair each stale primary and stand-in ──▶ Finished
 //! ```
 //!
 //! - *Sloppy* (the default): asks the first N healthy nodes of the preference list, fallbacks included, and
@@ -22,6 +22,14 @@
 //!   any other state is a whole record, so merge, count and repair are those of a read of whole records (a test
 //!   holds the two against each other). `Same` can only mean the copy that the machine started with: a copy that
 //!   changes later is another event of another read.
+//!
+//! - *Guests*: for each primary that is down one fallback that has answered stands in, in the order in which a put finds
+//!   stand-ins. Where it is behind, or has nothing, it is sent the merge to be kept for that primary. Of a primary that has merely
+//!   not answered nothing is kept: under overload that would make work of slowness. A guest that cannot be read is left
+//!   alone, because its targets are in it.
+//!
+//!   The bad orders: the primary has confirmed meanwhile, and the guest comes anew: it is delivered once more, and merging it changes nothing.
+//!   A round of reaping has gone over the fallback meanwhile: the merge comes with the lowest fence of its replies, and is refused.
 //!
 //! Late replies, replies from nodes never asked, doubled replies and stale timers are ordinary events. Absent:
 //! clocks (timers are actions with a moment), retries to the same node, and any judgement of expiry.
@@ -122,10 +130,12 @@ pub enum GetAction {
     StartDeadline(Mono),
     /// Tell the client. Comes exactly once.
     Answer(Result<GetDone, GetShortfall>),
-    /// Send this record to a primary that is behind. Nobody waits for it.
+    /// Send this record to a replica that is behind. Nobody waits for it.
     Repair {
         /// Who is behind.
         node: NodeId,
+        /// A fallback: the primary that it is to be kept for.
+        guest_of: Option<NodeId>,
         /// The merge of all copies seen.
         record: Record,
     },
@@ -183,6 +193,8 @@ pub struct GetMachine {
     request: GetRequest,
     /// Nodes in the order in which they would be asked.
     candidates: Vec<(NodeId, Role)>,
+    /// Primaries that were believed unreachable at the start, in the order of the list.
+    down: Vec<NodeId>,
     /// The first `asked` of `candidates` were asked; their answers.
     replicas: Vec<Replica>,
     order: Vec<usize>,
@@ -216,11 +228,13 @@ impl GetMachine {
         candidates.extend(last);
 
         let tally = Tally::new(&list.layouts, request.r);
+        let down = list.primaries().filter(|node| down.contains(node)).collect();
         let deadline = request.deadline;
         let hedge_at = now + request.hedge_after;
         let mut machine = GetMachine {
             request,
             candidates,
+            down,
             replicas: Vec::new(),
             order: Vec::new(),
             own: None,
@@ -363,6 +377,7 @@ impl GetMachine {
         let is_behind =
             |replica: &Replica| matches!(replica, Replica::Copy(record) if *record != self.merged);
         let own_is_behind = self.own.is_some_and(|(at, _)| is_behind(&self.replicas[at]));
+        let mut unreached = self.down.iter().filter(|node| !self.has_answered(**node));
         for ((node, role), replica) in self.candidates.iter().zip(&self.replicas) {
             let behind = match replica {
                 Replica::Copy(_) => is_behind(replica),
@@ -370,11 +385,26 @@ impl GetMachine {
                 Replica::Failed(why) => *why == ReplicaFailure::Corrupt,
                 Replica::Waiting => false,
             };
-            // A fallback holds guests only for primaries it was given, so it is never sent a copy of its own.
-            if behind && *role == Role::Primary {
-                actions.push(GetAction::Repair { node: *node, record: self.merged.clone() });
+            let guest_of = match role {
+                Role::Primary => None,
+                Role::Fallback if !matches!(replica, Replica::Copy(_) | Replica::Same) => continue,
+                Role::Fallback => match unreached.next() {
+                    Some(target) => Some(*target),
+                    None => continue,
+                },
+            };
+            if behind {
+                actions.push(GetAction::Repair { node: *node, guest_of, record: self.merged.clone() });
             }
         }
+    }
+
+    fn has_answered(&self, node: NodeId) -> bool {
+        let mut asked = self.candidates.iter().zip(&self.replicas);
+        asked.any(|((asked, _), replica)| {
+            *asked == node
+                && !matches!(replica, Replica::Waiting | Replica::Failed(ReplicaFailure::Unreachable))
+        })
     }
 
     fn report(&self) -> ReplicaReport {

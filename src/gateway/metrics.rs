@@ -163,6 +163,8 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_read_repairs_total", help, metrics.read_repairs.get());
     let help = "Of these, those that did not arrive.";
     text.counter("ringdove_read_repairs_failed_total", help, metrics.read_repairs_failed.get());
+    let help = "Of the records sent after reads, those to be kept for primaries that were down.";
+    text.counter("ringdove_guests_repaired_total", help, metrics.guests_repaired.get());
     let help = "Records sent to fallbacks, to be kept for primaries.";
     text.counter("ringdove_guests_sent_total", help, metrics.guests_sent.get());
     let help = "Records kept for another node that were handed to it.";

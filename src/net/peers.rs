@@ -3,6 +3,10 @@
 //! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s, less up to a half by chance): calls to it fail at once, and
 //! the coordinator goes past it. The first call after that tries again. This local view routes
 //! beside the failure detector's; it never changes who owns what.
+//!
+//! A link is opened by a task of its own: callers in a hurry give up waiting for it without giving it up, so it is known of each
+//! opening how long it has been without an answer. [`Peers::silent_since`] tells that, and the same of calls over a link on which
+//! nothing at all comes: what one call of 40 ms cannot show, many of them do.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +32,8 @@ const OPEN_MAX: Duration = Duration::from_secs(2);
 struct Peer {
     link: Option<Arc<Link>>,
     down: Option<Down>,
+    /// Since when it has been asked, or dialled, without anything coming from it.
+    silent: Option<Mono>,
 }
 
 #[derive(Clone, Copy)]
@@ -36,11 +42,11 @@ struct Down {
     back_off: Duration,
 }
 
-/// What is known of one peer. Who opens its link holds `opening`, so that one dial serves all who wait.
+/// What is known of one peer. The task that opens its link holds `opening`, so that one dial serves all who wait.
 #[derive(Default)]
 struct Slot {
     peer: Mutex<Peer>,
-    opening: AsyncMutex<()>,
+    opening: Arc<AsyncMutex<()>>,
 }
 
 impl Slot {
@@ -51,10 +57,15 @@ impl Slot {
 
 /// The links of one node to the others.
 pub struct Peers {
+    dialler: Arc<Dialler>,
+    slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
+}
+
+/// What opening a link takes.
+struct Dialler {
     net: Arc<dyn Net>,
     clock: Arc<dyn Clock>,
     hello: Hello,
-    slots: Mutex<BTreeMap<NodeId, Arc<Slot>>>,
     jitter: Mutex<ChaCha8Rng>,
 }
 
@@ -62,11 +73,12 @@ impl Peers {
     /// No link is open yet.
     pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, hello: Hello, seed: u64) -> Peers {
         let jitter = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
-        Peers { net, clock, hello, slots: Mutex::new(BTreeMap::new()), jitter }
+        let dialler = Arc::new(Dialler { net, clock, hello, jitter });
+        Peers { dialler, slots: Mutex::new(BTreeMap::new()) }
     }
 
     fn now(&self) -> Mono {
-        Mono::from_origin(self.clock.mono())
+        self.dialler.now()
     }
 
     fn slot(&self, node: NodeId) -> Arc<Slot> {
@@ -80,6 +92,12 @@ impl Peers {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let is_down = |slot: &Slot| slot.peer().down.is_some_and(|down| now < down.until);
         slots.iter().filter(|(_, slot)| is_down(slot)).map(|(node, _)| *node).collect()
+    }
+
+    /// Since when a node has been asked, or dialled, without a word from it; none when it was heard after that, or not asked.
+    pub fn silent_since(&self, node: NodeId) -> Option<Mono> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.get(&node).and_then(|slot| slot.peer().silent)
     }
 
     /// Requests in flight to a node, and bytes that wait to be written to it; zero without a link.
@@ -103,85 +121,58 @@ impl Peers {
     ) -> Result<A, CallError> {
         let slot = self.slot(node);
         let link = self.link(&slot, node, addr, deadline).await?;
-        let received = link.received();
-        let answer = link.call(self.clock.as_ref(), request, head, deadline).await;
+        let (asked, received) = (self.now(), link.received());
+        let answer = link.call(self.dialler.clock.as_ref(), request, head, deadline).await;
+        let nothing_came = link.received() == received;
         let dead = match &answer {
-            Err(CallError::MaybeDelivered(_)) => link.is_broken() || link.received() == received,
+            Err(CallError::MaybeDelivered(_)) => link.is_broken() || nothing_came,
             Err(CallError::NotSent(_)) => link.is_broken(),
             _ => false,
         };
-        if dead {
-            // Nothing at all came while we waited: open a new link next time rather than trust this one.
-            let mut peer = slot.peer();
-            if peer.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
-                peer.link = None;
-            }
+        let mut peer = slot.peer();
+        if !nothing_came {
+            peer.silent = None;
+        } else if matches!(&answer, Err(CallError::MaybeDelivered(_))) && !link.is_broken() {
+            peer.silent.get_or_insert(asked);
         }
+        // Nothing at all came while we waited: open a new link next time rather than trust this one.
+        if dead && peer.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, &link)) {
+            peer.link = None;
+        }
+        drop(peer);
         answer
     }
 
     async fn link(
         &self,
-        slot: &Slot,
+        slot: &Arc<Slot>,
         node: NodeId,
         addr: &str,
         deadline: Mono,
     ) -> Result<Arc<Link>, CallError> {
-        if let Some(link) = self.open_link(slot)? {
-            return Ok(link);
-        }
-        // Whoever opens it may have more time than this call.
-        let time_is_up = self.clock.sleep_until(deadline.since_origin());
-        let _opening = select! {
-            biased;
-            opening = slot.opening.lock() => opening,
-            () = time_is_up => {
-                let message = "the connection to it is still being opened for another call";
-                return Err(CallError::NotSent(message.to_owned()));
-            }
-        };
-        if let Some(link) = self.open_link(slot)? {
-            return Ok(link);
-        }
-        let began = self.now();
-        let latest = deadline.min(began + OPEN_MAX);
-        let opened = Link::open(self.net.as_ref(), &self.clock, addr, &self.hello, latest).await;
-        let opened = opened.and_then(|link| {
-            if link.welcome().node == node {
+        loop {
+            if let Some(link) = self.open_link(slot)? {
                 return Ok(link);
             }
-            let reason = format!("it is {}, {node} was expected there", link.welcome().node);
-            Err(OpenError::Protocol { addr: addr.to_owned(), reason })
-        });
-        let now = self.now();
-        let mut peer = slot.peer();
-        match opened {
-            Ok(link) => {
-                let link = Arc::new(link);
-                peer.link = Some(link.clone());
-                if peer.down.take().is_some() {
-                    tracing::info!(%node, "reachable again");
+            let time_is_up = self.dialler.clock.sleep_until(deadline.since_origin());
+            let alone = select! {
+                biased;
+                alone = slot.opening.clone().lock_owned() => alone,
+                () = time_is_up => {
+                    let message = "the connection to it is still being opened";
+                    return Err(CallError::NotSent(message.to_owned()));
                 }
-                Ok(link)
+            };
+            // It may have been opened, or given up, since the look. Who holds the lock and finds neither opens it: callers that
+            // waited for one another to do so would wait for ever.
+            if let Some(link) = self.open_link(slot)? {
+                return Ok(link);
             }
-            // Nothing is known of the node: it was the caller who had no time.
-            Err(error @ OpenError::TimedOut { .. }) if deadline < began + OPEN_MAX => {
-                Err(CallError::NotSent(error.to_string()))
-            }
-            Err(error) => {
-                let back_off = peer.down.map_or(BACK_OFF_MIN, |down| (down.back_off * 2).min(BACK_OFF_MAX));
-                if peer.down.is_none() {
-                    tracing::warn!(%node, %error, "not reachable");
-                }
-                // Spread, so that the nodes that lost one do not all come back to it at the same moment.
-                let half = back_off / 2;
-                let spread = {
-                    let mut jitter = self.jitter.lock().unwrap_or_else(PoisonError::into_inner);
-                    half.mul_f64(jitter.random_range(0.0..1.0))
-                };
-                peer.down = Some(Down { until: now + half + spread, back_off });
-                Err(CallError::NotSent(error.to_string()))
-            }
+            let (dialler, slot, addr) = (self.dialler.clone(), slot.clone(), addr.to_owned());
+            tokio::spawn(async move {
+                dialler.open(&slot, node, &addr).await;
+                drop(alone);
+            });
         }
     }
 
@@ -203,6 +194,53 @@ impl Peers {
     /// Closes every link.
     pub fn close(&self) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+impl Dialler {
+    fn now(&self) -> Mono {
+        Mono::from_origin(self.clock.mono())
+    }
+
+    /// Opens a link, or takes note that the node cannot be reached.
+    async fn open(&self, slot: &Slot, node: NodeId, addr: &str) {
+        let began = self.now();
+        slot.peer().silent.get_or_insert(began);
+        let latest = began + OPEN_MAX;
+        let opened = Link::open(self.net.as_ref(), &self.clock, addr, &self.hello, latest).await;
+        let opened = opened.and_then(|link| {
+            if link.welcome().node == node {
+                return Ok(link);
+            }
+            let reason = format!("it is {}, {node} was expected there", link.welcome().node);
+            Err(OpenError::Protocol { addr: addr.to_owned(), reason })
+        });
+        let now = self.now();
+        let mut peer = slot.peer();
+        if !matches!(&opened, Err(OpenError::TimedOut { .. })) {
+            peer.silent = None;
+        }
+        match opened {
+            Ok(link) => {
+                peer.link = Some(Arc::new(link));
+                if peer.down.take().is_some() {
+                    tracing::info!(%node, "reachable again");
+                }
+            }
+            Err(error) => {
+                let back_off = peer.down.map_or(BACK_OFF_MIN, |down| (down.back_off * 2).min(BACK_OFF_MAX));
+                if peer.down.is_none() {
+                    tracing::warn!(%node, %error, "not reachable");
+                }
+                // Spread, so that the nodes that lost one do not all come back to it at the same moment.
+                let half = back_off / 2;
+                let spread = {
+                    let mut jitter = self.jitter.lock().unwrap_or_else(PoisonError::into_inner);
+                    half.mul_f64(jitter.random_range(0.0..1.0))
+                };
+                peer.down = Some(Down { until: now + half + spread, back_off });
+            }
+        }
     }
 }
 
@@ -247,8 +285,27 @@ mod tests {
             patient = patient => patient,
             hurried = hurried => hurried,
         };
-        // The other one gives up opening after its own limit, with other words.
+        // The other one hears that the node is down once opening has taken too long.
         let Err(CallError::NotSent(why)) = first else { panic!("{first:?}") };
         assert!(why.contains("still being opened"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn calls_in_a_hurry_leave_an_opening_alone_and_show_how_long_it_takes() {
+        let clock: Arc<dyn Clock> = Arc::new(RealClock::new());
+        let peers = Peers::new(Arc::new(Silence), clock.clone(), hello(Spoken::default(), None, None), 1);
+        let now = || Mono::from_origin(clock.mono());
+        assert_eq!(peers.silent_since(NodeId(2)), None, "nobody has asked it");
+        let began = now();
+        for _ in 0..5 {
+            let deadline = now() + Duration::from_millis(20);
+            let call = peers.call::<Pong>(NodeId(2), "silence:1", &Ping, FrameHead::default(), deadline);
+            assert!(matches!(call.await, Err(CallError::NotSent(_))));
+        }
+        let since = peers.silent_since(NodeId(2)).unwrap();
+        assert!((began..began + Duration::from_millis(20)).contains(&since), "since the first of them");
+        assert_eq!(peers.down(), [], "two seconds are its time");
+        clock.sleep_until((since + OPEN_MAX + BACK_OFF_MIN / 4).since_origin()).await;
+        assert_eq!(peers.down(), [NodeId(2)], "though nobody has waited so long");
     }
 }

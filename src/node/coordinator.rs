@@ -468,7 +468,7 @@ impl Inner {
         answer.map_err(|error| failure(&error))
     }
 
-    /// Has a primary, which may be this node, keep a record; as durable on return as is asked for.
+    /// Has a primary or a fallback, which may be this node, keep a record; as durable on return as is asked for.
     pub(super) async fn store_at(
         &self,
         node: NodeId,
@@ -476,8 +476,11 @@ impl Inner {
         request: Request,
     ) -> Result<(), ReplicaFailure> {
         if node == self.id {
-            let slot = self.slot(Table::Data, store.namespace, &store.key);
-            let kept = self.store_own(&slot, &[], &store.record, store.durability, store.fences).await;
+            let table = if store.guest_of.is_empty() { Table::Data } else { Table::Guest };
+            let slot = self.slot(table, store.namespace, &store.key);
+            self.takes_guest(&slot).await.map_err(|refusal| failure_of(refusal.code))?;
+            let Store { guest_of, record, durability, fences, .. } = store;
+            let kept = self.store_own(&slot, guest_of, record, *durability, *fences).await;
             return kept.map_err(|why| failure_of(why.into_refusal().code));
         }
         match self.send(node, store, request).await {

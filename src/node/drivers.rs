@@ -82,7 +82,7 @@ impl GetDriver {
                             let _ = asker.send(answer);
                         }
                     }
-                    GetAction::Repair { node, record } => self.repair(node, record),
+                    GetAction::Repair { node, guest_of, record } => self.repair(node, guest_of, record),
                     GetAction::Finished => return,
                 }
             }
@@ -147,7 +147,7 @@ impl GetDriver {
     }
 
     /// Nobody waits for a repair, so it has a task and a deadline of its own.
-    fn repair(&self, node: NodeId, record: Record) {
+    fn repair(&self, node: NodeId, guest_of: Option<NodeId>, record: Record) {
         let (inner, namespace, key) = (self.node.clone(), self.namespace, self.key.clone());
         let deadline = inner.now() + inner.config.timeout;
         let request = Request { deadline, ..self.request };
@@ -155,12 +155,15 @@ impl GetDriver {
         let committed = inner.store.partition_state(partition).0.committed;
         let fences = Fences { raised: self.fence, committed };
         inner.metrics.read_repairs.one();
+        if guest_of.is_some() {
+            inner.metrics.guests_repaired.one();
+        }
         point!("read-repair");
         let repair = async move {
             // A repair is known durable when it is answered: the next read may stop here.
             let durability = Durability::Sync;
-            let store =
-                Store { namespace, key: key.clone(), record, guest_of: Vec::new(), durability, fences };
+            let guest_of = guest_of.into_iter().collect();
+            let store = Store { namespace, key: key.clone(), record, guest_of, durability, fences };
             let stored = inner.store_at(node, &store, request).await;
             if stored.is_err() {
                 inner.metrics.read_repairs_failed.one();

@@ -21,7 +21,7 @@ use tokio::select;
 
 use super::metrics::Door;
 use super::{Inner, Node, Request, lock};
-use crate::dynamo::detector::View;
+use crate::dynamo::detector::{SILENCE_MIN, View};
 use crate::dynamo::membership::{Heard, Heartbeat};
 use crate::net::link::CallError;
 use crate::net::message::{Gossip, GossipReply, PeerState, PeerView};
@@ -33,8 +33,6 @@ const FAN_OUT: usize = 3;
 const UNDER_WAY_MAX: usize = 4 * FAN_OUT;
 /// Time for a call, and for opening the connection before it.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A call that was given less time than this and was not answered says nothing of the peer.
-const SILENCE_MIN: Duration = Duration::from_millis(400);
 
 impl Node {
     /// What this node takes the others for, in order.
@@ -82,7 +80,12 @@ impl Inner {
             Err(CallError::MaybeDelivered(_)) if now.since(asked) >= SILENCE_MIN => {
                 lock(&self.detector).timed_out(now, node);
             }
-            Err(_) => {}
+            // Alone it says nothing of the peer: what others say that were not answered either, does.
+            Err(_) => {
+                if let Some(since) = self.peers.silent_since(node) {
+                    lock(&self.detector).silent(now, node, since);
+                }
+            }
         }
     }
 

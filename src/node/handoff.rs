@@ -21,7 +21,8 @@
 //! - A target that is no primary any more is replaced by those that are. A node that became a primary turns its
 //!   guest record into data.
 //!
-//! An accepted guest is never dropped: limits act where guests come in ([`Inner::takes_guest`]).
+//! An accepted guest is never dropped: limits act where guests come in ([`Inner::takes_guest`]). `tests/handoff_model` searches
+//! this order, beside the put machine, for a lost write, and finds one as soon as a step of it is left out.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

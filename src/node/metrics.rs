@@ -217,6 +217,8 @@ pub struct Metrics {
     pub read_repairs: Counter,
     /// Of these, those that did not arrive.
     pub read_repairs_failed: Counter,
+    /// Of the records sent after reads, those to be kept for primaries that were down.
+    pub guests_repaired: Counter,
     /// Records sent to fallbacks, to be kept for primaries.
     pub guests_sent: Counter,
     /// Records kept for another node that were handed to it.
@@ -293,6 +295,7 @@ impl Default for Metrics {
             siblings_per_read: Histogram::of_counts(),
             read_repairs: Counter::default(),
             read_repairs_failed: Counter::default(),
+            guests_repaired: Counter::default(),
             guests_sent: Counter::default(),
             guests_delivered: Counter::default(),
             guests_outrun: Counter::default(),

@@ -235,6 +235,17 @@ pub(crate) fn key(name: &str) -> Key {
     Key::new(name.as_bytes().to_vec()).unwrap()
 }
 
+/// Waits until something holds, ten seconds at most.
+pub(crate) async fn until(holds: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come about within ten seconds");
+}
+
 /// An id that no other call returns.
 pub(crate) fn write_id() -> WriteId {
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -46,7 +46,9 @@ fn draw(rng: &mut ChaCha8Rng) -> Event {
         6..=10 => Event::Put { node, blind: rng.random_bool(0.3), delete: rng.random_bool(0.6) },
         11..=19 => Event::Send { from: node, to: other },
         20..=35 => Event::Deliver { at: rng.random_range(0..64), again: rng.random_bool(0.2) },
-        36..=40 => Event::Repair { nodes: [node, other], to: primary },
+        36..=39 => Event::Repair { nodes: [node, other], to: primary },
+        // What was read is kept for a primary that is down.
+        40 => Event::Repair { nodes: [node, other], to: PRIMARIES },
         41..=47 => Event::Begin { leader },
         48..=63 => Event::VoteAll { leader },
         64..=67 => Event::AskAll { node },

@@ -91,6 +91,43 @@ fn heartbeats_do_not_excuse_a_peer_that_answers_nothing() {
 }
 
 #[test]
+fn many_short_calls_without_a_word_in_between_are_noticed_as_soon_as_three_long_ones() {
+    let mut detector = detector();
+    healthy(&mut detector, 0..20);
+    // Twenty-five calls a second, each given 40 ms.
+    let ask = |detector: &mut Detector, from: f64, calls: u32, since: f64| {
+        for call in 1..=calls {
+            detector.silent(at(from + 0.04 * f64::from(call)), PEER, at(since));
+        }
+    };
+    ask(&mut detector, 20.0, 29, 20.0);
+    assert!(detector.view(at(21.16), PEER).is_up(), "less than three times the time of one");
+    ask(&mut detector, 21.16, 3, 20.0);
+    assert_eq!(detector.view(at(21.28), PEER), View::Down(Reason::Unanswered));
+}
+
+#[test]
+fn a_peer_that_sends_anything_at_all_is_not_accused_for_short_calls() {
+    let mut detector = detector();
+    healthy(&mut detector, 0..20);
+    // Overload: each call is given up, and its answer comes a little later.
+    for call in 0..1000 {
+        let now = 20.0 + 0.04 * f64::from(call);
+        detector.silent(at(now), PEER, at(now - 0.3));
+    }
+    assert!(detector.view(at(60.0), PEER).is_up());
+    // Nor is a call that comes once in a while; and a stalled node accuses nobody for this either.
+    detector.silent(at(60.1), PEER, at(59.0));
+    detector.silent(at(60.2), PEER, at(59.0));
+    detector.silent(at(60.3), PEER, at(59.0));
+    assert!(detector.view(at(60.3), PEER).is_up(), "time is counted once");
+    detector.answered(at(60.4), PEER);
+    assert!(detector.tick(at(120.0)));
+    (0..3).for_each(|call| detector.silent(at(120.0 + 0.5 * f64::from(call)), PEER, at(60.5)));
+    assert!(detector.view(at(121.0), PEER).is_up());
+}
+
+#[test]
 fn a_peer_that_flaps_sits_out_ever_longer_and_never_for_ever() {
     let mut detector = detector();
     let mut penalties = Vec::new();

@@ -78,6 +78,15 @@ fn repaired(actions: &[GetAction]) -> Vec<u64> {
     repaired.collect()
 }
 
+/// Who is sent what to be kept for whom.
+fn kept(actions: &[GetAction]) -> Vec<(u64, u64)> {
+    let kept = actions.iter().filter_map(|action| match action {
+        GetAction::Repair { node, guest_of: Some(target), .. } => Some((node.0, target.0)),
+        _ => None,
+    });
+    kept.collect()
+}
+
 fn answer(actions: &[GetAction]) -> Option<Result<GetDone, GetShortfall>> {
     actions.iter().find_map(|action| match action {
         GetAction::Answer(answer) => Some(answer.clone()),
@@ -108,6 +117,56 @@ fn a_sloppy_read_goes_past_nodes_that_are_down() {
     let down = [n(1), n(2), n(3), n(4)];
     let (_, actions) = GetMachine::new(request(2, false), &five(), &down, None, Mono::default());
     assert_eq!(asked(&actions), [5, 1]);
+}
+
+#[test]
+fn fallbacks_that_are_behind_are_sent_what_they_keep_for_primaries_that_are_down() {
+    let start = |down: &[u64]| {
+        let down: Vec<NodeId> = down.iter().map(|id| n(*id)).collect();
+        GetMachine::new(request(1, false), &five(), &down, None, Mono::default()).0
+    };
+    // One is stale, the other has nothing: each keeps it for a primary of its own.
+    let mut machine = start(&[1, 2]);
+    assert!(answer(&machine.on_event(reply(3, &record(&[1, 2])))).is_some(), "the answer waits for nobody");
+    machine.on_event(reply(4, &record(&[1])));
+    let actions = machine.on_event(reply(5, &Record::new()));
+    assert_eq!((kept(&actions), repaired(&actions)), (vec![(4, 1), (5, 2)], vec![4, 5]));
+
+    // The first stand-in has it all: the other one is still that of the other primary.
+    let mut machine = start(&[1, 2]);
+    machine.on_event(reply(3, &record(&[1])));
+    machine.on_event(reply(4, &record(&[1])));
+    assert_eq!(kept(&machine.on_event(reply(5, &Record::new()))), [(5, 2)]);
+
+    // Who does not answer, or cannot read what it keeps, stands in for nobody; stale primaries are repaired as ever.
+    let mut machine = start(&[1]);
+    machine.on_event(reply(2, &record(&[1, 2])));
+    machine.on_event(reply(3, &record(&[1])));
+    machine.on_event(failed(4, ReplicaFailure::Corrupt));
+    let actions = machine.on_event(reply(5, &record(&[2])));
+    assert_eq!((kept(&actions), repaired(&actions)), (vec![(5, 1)], vec![3, 5]));
+}
+
+#[test]
+fn nothing_is_kept_for_primaries_that_are_up_or_have_answered() {
+    // They are slow or refuse, but up.
+    let (mut machine, _) = GetMachine::new(request(1, false), &five(), &[], None, Mono::default());
+    machine.on_event(failed(1, ReplicaFailure::Unavailable));
+    machine.on_event(failed(2, ReplicaFailure::Unreachable));
+    machine.on_event(reply(3, &record(&[1])));
+    machine.on_event(reply(4, &Record::new()));
+    let actions = machine.on_event(reply(5, &Record::new()));
+    assert_eq!((repaired(&actions), actions.last()), (vec![], Some(&GetAction::Finished)));
+
+    // One that was thought down answers when all others have failed: it is repaired itself.
+    let down = [n(1)];
+    let (mut machine, _) = GetMachine::new(request(2, false), &five(), &down, None, Mono::default());
+    machine.on_event(failed(2, ReplicaFailure::Unreachable));
+    machine.on_event(failed(3, ReplicaFailure::Unreachable));
+    machine.on_event(reply(4, &record(&[1])));
+    machine.on_event(reply(5, &record(&[1, 2])));
+    let actions = machine.on_event(reply(1, &Record::new()));
+    assert_eq!((kept(&actions), repaired(&actions)), (vec![], vec![1]));
 }
 
 #[test]
@@ -356,8 +415,10 @@ proptest! {
                             prop_assert_eq!(&done.record, &seen);
                         }
                     }
-                    GetAction::Repair { node, record } => {
-                        prop_assert!(node.0 <= 3 && !record.is_empty());
+                    GetAction::Repair { node, guest_of, record } => {
+                        prop_assert!(!record.is_empty());
+                        prop_assert_eq!(guest_of.is_some(), node.0 > 3);
+                        prop_assert!(guest_of.is_none_or(|target| target.0 <= 3 && down.contains(&target)));
                     }
                     GetAction::Finished => finished = true,
                     _ => {}
