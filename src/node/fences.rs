@@ -218,13 +218,14 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether rounds need this node's vote: it is a member of the layout in force.
+    /// Whether rounds need this node's vote: it is a member of every active layout. Of several, others may have retired all but
+    /// the last already.
     fn has_vote(&self) -> bool {
-        lock(&self.layouts).history.oldest().member(self.id).is_some()
+        lock(&self.layouts).history.active().iter().all(|layout| layout.member(self.id).is_some())
     }
 
-    /// The fence that this disk must have known by what another node says. A node that has no vote in the rounds of the layout in
-    /// force, because it has left or is just coming, is asked by none: what others have voted under is as good as committed for it.
+    /// The fence that this disk must have known by what another node says. A node that has no vote, because it leaves
+    /// or is just coming, is asked by none: what others have voted under is as good as committed for it.
     fn known(&self, theirs: Fences, known: u64) -> u64 {
         if self.has_vote() { known } else { known.max(theirs.raised) }
     }
