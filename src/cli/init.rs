@@ -16,7 +16,7 @@
 //! node that was down. A member that is replaced may have acknowledged everything: its partitions are *not refilled*.
 //! Only the operator knows which of the two it is.
 //!
-//! Deliberately absent: adding members. The layout is made once, today.
+//! Deliberately absent: adding members to the layout, which `ringdove layout add` does; then they join.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -91,7 +91,7 @@ pub(super) struct Args {
     capacity: Option<u32>,
 }
 
-fn parse_id(text: &str) -> Result<NodeId, String> {
+pub(super) fn parse_id(text: &str) -> Result<NodeId, String> {
     match text.strip_prefix('n').unwrap_or(text).parse() {
         Ok(0) | Err(_) => Err("a node's id is a number from 1".to_owned()),
         Ok(id) => Ok(NodeId(id)),
@@ -99,7 +99,7 @@ fn parse_id(text: &str) -> Result<NodeId, String> {
 }
 
 /// `ID=HOST:PORT`, then attributes behind slashes.
-fn parse_member(text: &str) -> Result<Member, String> {
+pub(super) fn parse_member(text: &str) -> Result<Member, String> {
     let (id, rest) = text.split_once('=').ok_or("a member is ID=HOST:PORT, like 1=db1:7001")?;
     let mut parts = rest.split('/');
     let client_addr = advertised(parts.next().unwrap_or_default())?;

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::connect::{Connect, failed};
+use super::members;
 use super::units::{self, grouped, span, table};
 use super::{DONE, NOT_NOW, complain, say};
 use crate::client::{Client, ClientError};
@@ -30,7 +31,10 @@ pub(super) struct StatusArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct LayoutArgs {
+    #[command(subcommand)]
+    change: Option<members::Change>,
     #[command(flatten)]
     connect: Connect,
     /// Show who holds this key.
@@ -45,7 +49,7 @@ pub(super) struct LayoutArgs {
 }
 
 /// A layout's version with as much of its hash as people compare.
-fn name_of(layout: LayoutRef) -> String {
+pub(super) fn name_of(layout: LayoutRef) -> String {
     format!("{} ({:08x})", layout.version, layout.hash >> 32)
 }
 
@@ -236,6 +240,9 @@ fn node_json((node, addr, status): &Asked) -> Value {
 }
 
 pub(super) async fn layout(args: LayoutArgs) -> u8 {
+    if let Some(change) = args.change {
+        return members::run(change).await;
+    }
     try_layout(args).await.unwrap_or_else(|code| code)
 }
 

@@ -33,6 +33,7 @@ mod import;
 mod init;
 mod kv;
 mod look;
+mod members;
 mod range;
 mod reap;
 mod records;

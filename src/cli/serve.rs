@@ -134,11 +134,14 @@ impl Host {
             "recovered"
         );
 
-        let layout = node.layout();
-        let member = layout.member(node.id()).ok_or(NodeError::NotAMember(node.id()))?;
+        let layouts = node.layouts().active;
+        let member = layouts.iter().find_map(|layout| layout.member(node.id()));
         let settings = &self.settings;
-        let peer_addr = settings.listen_peer.as_ref().unwrap_or(&member.peer_addr);
-        let client_addr = settings.listen_client.as_ref().unwrap_or(&member.client_addr);
+        let no_member = || NodeError::NotAMember(node.id());
+        let peer_addr = settings.listen_peer.as_ref().or(member.map(|member| &member.peer_addr));
+        let peer_addr = peer_addr.ok_or_else(no_member)?;
+        let client_addr = settings.listen_client.as_ref().or(member.map(|member| &member.client_addr));
+        let client_addr = client_addr.ok_or_else(no_member)?;
         let listen = async |addr: &str, setting: &str| {
             TcpNet.listen(addr).await.map_err(|error| listen_error(addr, setting, &error))
         };

@@ -113,8 +113,10 @@ impl Inner {
             layouts: history.active().iter().map(|layout| Layout::clone(layout)).collect(),
         };
         directory::write(self.io.disk.as_ref(), &self.config.dir, &meta).await?;
+        let mut layouts = super::lock(&self.layouts);
+        // First, and under the lock: who has looked at the epoch before the layouts sees that it has passed.
         self.epoch.next();
-        *super::lock(&self.layouts) = Layouts::new(history);
+        *layouts = Layouts::new(history);
         Ok(())
     }
 

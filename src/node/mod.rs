@@ -185,7 +185,10 @@ pub enum NodeError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The node is not a member of the layout in its own directory.
-    #[error("{0} is not a member of its cluster's layout")]
+    #[error(
+        "{0} is no member of its cluster's layout, which names no address for it. To have it give away what it holds, start it \
+         with listen_peer and listen_client; to have it back, `ringdove layout add` it"
+    )]
     NotAMember(NodeId),
     /// The layout in the directory has another Q or N than its cluster.
     #[error("the layout in the data directory does not fit its cluster: restore node.meta from a backup")]

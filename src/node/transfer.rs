@@ -29,19 +29,22 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::StreamExt;
+use futures_util::stream::{self, BufferUnordered};
 use rand::RngExt;
 
 use super::anti_entropy::Flow;
 use super::layouts::AdoptError;
 use super::{Inner, Node, lock};
 use crate::dynamo::layout::{LayoutHistory, Member};
-use crate::dynamo::preference::PreferenceList;
 use crate::net::message::{
     AskTransfers, AskTransfersReply, ChangeMembers, ChangeMembersReply, Compared, Refusal, RefusalCode,
 };
 use crate::storage::{Change, Direction, Durability, LogPosition, Slot, StorageError, Table};
 use crate::types::PartitionId;
 
+/// Partitions on their way at once.
+const AT_ONCE: usize = 8;
 /// Keys removed between two looks at the layouts.
 const PAGE: usize = 256;
 
@@ -156,16 +159,18 @@ impl Inner {
             {
                 tracing::debug!(%why, "older layouts stay");
             }
-            for partition in self.descriptor.partitions.partitions() {
-                if self.store.keys_in(Table::Data, partition) == 0 {
-                    continue;
-                }
-                let list = self.preference_of(partition);
-                if !list.is_primary(self.id)
-                    && let Err(why) = Box::pin(self.let_go(partition, &list)).await
-                {
+            let held = self.descriptor.partitions.partitions();
+            let held = held.filter(|partition| {
+                let is_mine = || self.preference_of(*partition).is_primary(self.id);
+                self.store.keys_in(Table::Data, *partition) > 0 && !is_mine()
+            });
+            let mut going: BufferUnordered<_> = stream::iter(held)
+                .map(|partition| Box::pin(self.let_go(partition)))
+                .buffer_unordered(AT_ONCE);
+            while let Some(gone) = going.next().await {
+                if let Err(why) = gone {
                     self.metrics.exchanges_failed.one();
-                    tracing::debug!(%partition, %why, "a partition that others hold now stays here");
+                    tracing::debug!(%why, "a partition that others hold now stays here");
                 }
             }
         }
@@ -220,8 +225,12 @@ impl Inner {
     }
 
     /// Gives each primary what this node holds of a partition of which it is none, then removes it.
-    async fn let_go(&self, partition: PartitionId, list: &PreferenceList) -> Result<(), String> {
+    async fn let_go(&self, partition: PartitionId) -> Result<(), String> {
         let (epoch, doubts) = (self.epoch.get(), self.store.doubts());
+        let list = self.preference_of(partition);
+        if list.is_primary(self.id) {
+            return Err(format!("{partition} is this node's again"));
+        }
         for other in list.primaries() {
             if self.down().contains(&other) {
                 return Err(format!("{other} is down"));

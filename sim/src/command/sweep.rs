@@ -418,7 +418,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
 
 /// Faults and probes that did nothing over the whole sweep.
 fn idle(tally: &Tally) -> Vec<String> {
-    let waits = |name: &String| summary::PENDING_PROBES.contains(&name.as_str());
+    let waits = |name: &String| summary::ELSEWHERE.contains(&name.as_str());
     let faults = tally.faults.iter().filter(|(name, [_, effective])| *effective == 0 && !waits(name));
     let probes = tally.probes.iter().filter(|(name, hits)| **hits == 0 && !waits(name));
     let faults = faults.map(|(name, _)| format!("fault {name}"));
@@ -438,9 +438,6 @@ fn report(args: &Args, sum: &Sum, took: Duration, left: usize, strict: bool) -> 
     let at =
         |percent: usize| cpu.get((cpu.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default();
     let _ = write!(std::io::stdout(), "{}", summary::screen(None, &sum.tally));
-    for (name, what) in summary::PENDING {
-        say(format!("  pending {name}: {what}"));
-    }
     say(format!(
         "{} runs, {} of them twice, {:.0} s; CPU for a run: median {:.2} s, p99 {:.2} s",
         sum.tally.runs,
