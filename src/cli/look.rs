@@ -95,7 +95,17 @@ async fn try_status(args: StatusArgs) -> Result<u8, u8> {
             (node, addr, status)
         }
     };
-    let asked: Vec<Asked> = join_all(client.members().into_iter().map(ask)).await;
+    let mut asked: Vec<Asked> = join_all(client.members().into_iter().map(ask)).await;
+    // A node that was removed is asked at the address that is given: it may hold something still.
+    let is_known = |addr: &String| asked.iter().any(|(_, known, _)| known == addr);
+    let others: Vec<String> = args.connect.addr.iter().filter(|addr| !is_known(addr)).cloned().collect();
+    for addr in others {
+        if let Ok(status) = client.status(&addr, patience).await
+            && asked.iter().all(|(node, ..)| *node != status.node)
+        {
+            asked.push((status.node, addr, Ok(status)));
+        }
+    }
     let silent = asked.iter().filter(|(.., status)| status.is_err()).count();
     if args.json {
         let active: Vec<u64> = layouts.iter().map(|layout| layout.reference().version).collect();
@@ -137,6 +147,7 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
             Ok(status) => {
                 let state = match (status.stopping, status.partitions_refilled < status.partitions) {
                     (true, _) => "stopping",
+                    _ if layouts.iter().all(|layout| layout.member(*node).is_none()) => "removed",
                     (false, true) => "refilling",
                     (false, false) => "up",
                 };

@@ -11,6 +11,7 @@ mod handoff;
 mod idle;
 mod import_files;
 mod look;
+mod membership;
 mod packages;
 mod program;
 mod reaping;
