@@ -206,7 +206,10 @@ impl Inner {
         point!("copies-given-up");
         lock(&self.fence_watch.stale).insert(partition);
         // As long as it fails nothing is shown.
-        let records = self.give_up(partition, theirs, known).await?;
+        let records = match self.is_member() {
+            true => self.give_up(partition, theirs, known).await?,
+            false => self.give_all_up(partition, theirs, known).await?,
+        };
         lock(&self.fence_watch.stale).remove(&partition);
         self.metrics.copies_given_up.add(records);
         tracing::warn!(
@@ -228,6 +231,34 @@ impl Inner {
     /// or is just coming, is asked by none: what others have voted under is as good as committed for it.
     fn known(&self, theirs: Fences, known: u64) -> u64 {
         if self.has_vote() { known } else { known.max(theirs.raised) }
+    }
+
+    /// Whether any active layout has this node.
+    fn is_member(&self) -> bool {
+        lock(&self.layouts).history.active().iter().any(|layout| layout.member(self.id).is_some())
+    }
+
+    /// As [`Inner::give_up`] for a node that is no member: what others hold it need not give them, and what they do not hold it
+    /// must not. Asking them for each key would begin again with each of their rounds.
+    async fn give_all_up(
+        &self,
+        partition: PartitionId,
+        theirs: Fences,
+        known: u64,
+    ) -> Result<u64, StorageError> {
+        let epoch = self.epoch.get();
+        if self.is_member() {
+            return self.give_up(partition, theirs, known).await;
+        }
+        fact!(GivenUp { node: self.id, partition });
+        let mut records = 0;
+        for table in [Table::Data, Table::Guest] {
+            let gone = self.remove_all(table, partition, epoch).await;
+            records += gone.map_err(StorageError::Corrupt)?;
+        }
+        // If something has come in meanwhile, the next comparison is about that.
+        self.store.raise_empty(partition, theirs.raised.max(known)).await?;
+        Ok(records)
     }
 
     async fn give_up(&self, partition: PartitionId, theirs: Fences, known: u64) -> Result<u64, StorageError> {

@@ -242,6 +242,19 @@ impl Inner {
         }
         point!("partition-let-go");
         fact!(LetGo { node: self.id, partition, primaries: &list.primaries().collect::<Vec<_>>() });
+        let removed = self.remove_all(Table::Data, partition, epoch).await?;
+        self.metrics.partitions_let_go.one();
+        tracing::info!(%partition, removed, "others hold this partition now, it was let go");
+        Ok(())
+    }
+
+    /// Removes all copies of a partition, durably, as long as the layouts are those of this epoch; how many there were.
+    pub(super) async fn remove_all(
+        &self,
+        table: Table,
+        partition: PartitionId,
+        epoch: u64,
+    ) -> Result<u64, String> {
         let mut removed = 0_u64;
         loop {
             // Once a layout comes that makes this node a primary again, it keeps all that it has and all that comes.
@@ -249,13 +262,13 @@ impl Inner {
             if self.epoch.get() != epoch {
                 return Err("another layout has come meanwhile".to_owned());
             }
-            let page = self.store.scan(Table::Data, partition, Bound::Unbounded, Direction::Ascending, PAGE);
+            let page = self.store.scan(table, partition, Bound::Unbounded, Direction::Ascending, PAGE);
             if page.keys.is_empty() {
-                break;
+                return Ok(removed);
             }
             let mut last = LogPosition::default();
             for found in page.keys {
-                let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
+                let slot = Slot { table, partition, namespace: found.namespace, key: found.key };
                 let gone = match self.store.update(&slot, Durability::Sync, |_| (Change::Remove, ())).await {
                     Err(StorageError::Corrupt(_)) => {
                         self.store.replace_damaged(&slot, |_, _| (Change::Remove, ())).await
@@ -267,8 +280,5 @@ impl Inner {
             }
             self.store.wait_synced(last).await.map_err(|error| error.to_string())?;
         }
-        self.metrics.partitions_let_go.one();
-        tracing::info!(%partition, removed, "others hold this partition now, it was let go");
-        Ok(())
     }
 }
