@@ -268,6 +268,13 @@ impl Inner {
         Ok(())
     }
 
+    /// Waits until all that another primary's tree shows is on its disk.
+    pub(super) async fn root_of(&self, partition: PartitionId, other: NodeId) -> Result<(), String> {
+        let fences = self.fences(partition).await.map_err(|error| error.to_string())?;
+        let ask = TreeHashes { partition, level: 0, indices: vec![0], fences };
+        self.ask::<TreeHashesReply>(other, &ask).await.map(|_| ())
+    }
+
     #[allow(clippy::too_many_arguments)] // what one comparison goes by
     async fn exchange_leaves(
         &self,

@@ -27,7 +27,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::replica::storage_refusal;
 use super::{Inner, Request, lock};
 use crate::dynamo::reaping::Fences;
-use crate::dynamo::version::{Dot, LocalHeader, Record};
+use crate::dynamo::version::{Dot, Record};
 use crate::net::link::CallError;
 use crate::net::message::{
     AskFences, AskFencesReply, Durability, Fetch, FetchReply, Refusal, RefusalCode, Store, StoreReply,
@@ -41,6 +41,22 @@ const SENT_MAX: usize = 4;
 const AT_ONCE: usize = 16;
 const PAGE: usize = 1024;
 
+/// The fence that this disk must have known by what others say.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needed {
+    /// Of a node whose vote the rounds need: what is committed, and what it voted under itself.
+    voter: u64,
+    /// Of one that has none, because it leaves or is just coming. It is asked by none, so what others have voted under is as good as
+    /// committed.
+    other: u64,
+}
+
+impl Needed {
+    fn of(self, has_vote: bool) -> u64 {
+        if has_vote { self.voter } else { self.other }
+    }
+}
+
 /// What a node knows of the fences of others.
 #[derive(Default)]
 pub(super) struct FenceWatch {
@@ -53,7 +69,7 @@ pub(super) struct FenceWatch {
     /// Partitions in which this node was refused for its fence and could not raise it.
     blocked: Mutex<BTreeSet<PartitionId>>,
     /// Partitions whose copies are being given up: nobody is shown any.
-    stale: Mutex<BTreeSet<PartitionId>>,
+    stale: Mutex<BTreeMap<PartitionId, Needed>>,
     /// One at a time.
     catching_up: AsyncMutex<()>,
 }
@@ -113,7 +129,16 @@ impl Inner {
 
     /// Whether this node's copies of a partition are being given up.
     pub(super) fn is_stale(&self, partition: PartitionId) -> bool {
-        lock(&self.fence_watch.stale).contains(&partition)
+        let Some(needed) = lock(&self.fence_watch.stale).get(&partition).copied() else { return false };
+        self.store.partition_state(partition).0.fence < needed.of(self.has_vote())
+    }
+
+    /// Nothing is shown of a partition until its fence is as high.
+    fn hide(&self, partition: PartitionId, needed: Needed) {
+        let mut stale = lock(&self.fence_watch.stale);
+        let known = stale.entry(partition).or_default();
+        known.voter = known.voter.max(needed.voter);
+        known.other = known.other.max(needed.other);
     }
 
     /// Takes note of another node's fences: on return the own one is at least as high, durably, and no copy is left that is
@@ -189,7 +214,8 @@ impl Inner {
         theirs: Fences,
         known: u64,
     ) -> Result<(), StorageError> {
-        let known = self.known(theirs, known);
+        let needed = Needed { voter: known, other: known.max(theirs.raised) };
+        let known = needed.of(self.has_vote());
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
             lock(&self.fence_watch.stale).remove(&partition);
@@ -204,9 +230,9 @@ impl Inner {
             return Ok(());
         }
         point!("copies-given-up");
-        lock(&self.fence_watch.stale).insert(partition);
+        self.hide(partition, needed);
         // As long as it fails nothing is shown.
-        let records = match self.is_member() {
+        let records = match self.stays() {
             true => self.give_up(partition, theirs, known).await?,
             false => self.give_all_up(partition, theirs, known).await?,
         };
@@ -227,18 +253,12 @@ impl Inner {
         lock(&self.layouts).history.active().iter().all(|layout| layout.member(self.id).is_some())
     }
 
-    /// The fence that this disk must have known by what another node says. A node that has no vote, because it leaves
-    /// or is just coming, is asked by none: what others have voted under is as good as committed for it.
-    fn known(&self, theirs: Fences, known: u64) -> u64 {
-        if self.has_vote() { known } else { known.max(theirs.raised) }
+    /// Whether the newest layout has this node.
+    fn stays(&self) -> bool {
+        lock(&self.layouts).history.current().member(self.id).is_some()
     }
 
-    /// Whether any active layout has this node.
-    fn is_member(&self) -> bool {
-        lock(&self.layouts).history.active().iter().any(|layout| layout.member(self.id).is_some())
-    }
-
-    /// As [`Inner::give_up`] for a node that is no member: what others hold it need not give them, and what they do not hold it
+    /// As [`Inner::give_up`] for a node that has left, or is leaving while others have retired the layout that had it: what others hold it need not give them, and what they do not hold it
     /// must not. Asking them for each key would begin again with each of their rounds.
     async fn give_all_up(
         &self,
@@ -247,7 +267,7 @@ impl Inner {
         known: u64,
     ) -> Result<u64, StorageError> {
         let epoch = self.epoch.get();
-        if self.is_member() {
+        if self.stays() {
             return self.give_up(partition, theirs, known).await;
         }
         fact!(GivenUp { node: self.id, partition });
@@ -337,10 +357,9 @@ impl Inner {
     }
 
     /// Gives up of one copy what no other primary holds, except for what this start of the node has written: that cannot have
-    /// been forgotten without its vote, if it has one.
+    /// been forgotten without its vote (what it wrote without one, it has disowned).
     async fn give_up_one(&self, slot: Slot, committed: u64) -> Result<bool, StorageError> {
-        let has_vote = self.has_vote();
-        let ours = |dot: Dot| has_vote && self.mint().is_ours(dot.actor.incarnation);
+        let ours = |dot: Dot| self.mint().is_ours(dot.actor);
         let version_hash = match self.store.read_with_hash(&slot).await {
             Ok(Some((entry, version_hash))) => {
                 let all_ours = entry.copy.record.siblings().iter().all(|sibling| ours(sibling.dot));
@@ -362,15 +381,11 @@ impl Inner {
             Elsewhere::Alive(alive) => alive,
         };
         let keep = |entry: &mut Entry, _: &PartitionState| {
-            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot));
+            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot), &alive);
             if left == entry.copy.record {
                 return (Change::Keep, false);
             }
             entry.copy.record = left;
-            if !has_vote {
-                // Its own writes may be gone with the rest: the actor must not count on.
-                entry.copy.header = LocalHeader::default();
-            }
             (if entry.copy.record.is_empty() { Change::Remove } else { Change::Write }, true)
         };
         let (gone, _) = self.store.update_with_state(&slot, storage::Durability::Sync, keep).await?;
@@ -470,11 +485,12 @@ impl Inner {
         let Ok(AskFencesReply { fences }) = reply else { return };
         // From now on nothing is shown of what is outdated, however long the giving up takes.
         for (partition, theirs, heard) in &fences {
+            let voter = theirs.committed.max(*heard);
+            let needed = Needed { voter, other: voter.max(theirs.raised) };
             if partition.0 < self.descriptor.partitions.get()
-                && self.store.partition_state(*partition).0.fence
-                    < self.known(*theirs, theirs.committed.max(*heard))
+                && self.store.partition_state(*partition).0.fence < needed.of(self.has_vote())
             {
-                lock(&self.fence_watch.stale).insert(*partition);
+                self.hide(*partition, needed);
             }
         }
         for (partition, theirs, heard) in fences {

@@ -115,6 +115,10 @@ impl Inner {
         }
         // What the others have agreed to meanwhile, they must say first.
         self.forget_fences_asked();
+        if before.active().iter().any(|layout| layout.member(self.id).is_none()) {
+            // And they may have forgotten what this node wrote until now: it had no vote.
+            self.mint().disown();
+        }
         let mut last = None;
         for partition in gained {
             fact!(Gained { node: self.id, partition });
@@ -236,6 +240,8 @@ impl Inner {
                 return Err(format!("{other} is down"));
             }
             self.exchange(partition, other, Flow::Push, &mut Compared::not_yet(other)).await?;
+            // What it was found to hold may be on its disk only after an interval; a tree is shown once all in it is.
+            self.root_of(partition, other).await?;
         }
         if self.epoch.get() != epoch || self.store.doubts() != doubts {
             return Err("something has changed meanwhile".to_owned());

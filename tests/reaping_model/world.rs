@@ -314,7 +314,7 @@ impl World {
         }
         let record = self.record(node).clone();
         let mint = &self.nodes[node].mint;
-        let ours = |dot: Dot| mint.is_ours(dot.actor.incarnation);
+        let ours = |dot: Dot| mint.is_ours(dot.actor);
         let mut left = record.clone();
         if !record.siblings().iter().all(|sibling| ours(sibling.dot)) {
             let others: Vec<usize> = (0..PRIMARIES).filter(|other| *other != node).collect();
@@ -328,7 +328,7 @@ impl World {
                     .iter()
                     .flat_map(|other| self.record(*other).siblings().iter().map(|sibling| sibling.dot))
                     .collect();
-                left = record.only(|dot| ours(dot) || alive.contains(&dot));
+                left = record.only(|dot| ours(dot) || alive.contains(&dot), &alive);
             }
         }
         let disk = &mut self.nodes[node].disk;

@@ -7,9 +7,11 @@ use ringdove::storage::{Entry, Slot, Table};
 
 use crate::holdings::Holdings;
 
+#[allow(clippy::too_many_arguments)] // all that a disk's change is judged by
 pub(super) fn judge(
     disks: &BTreeMap<String, Holdings>,
     destroyed: &BTreeSet<String>,
+    has_let_go: impl Fn(&str) -> bool,
     host: &str,
     slot: &Slot,
     before: &Entry,
@@ -30,6 +32,7 @@ pub(super) fn judge(
     };
     let struck = before.targets.iter().filter(|target| !kept(target)).map(ToString::to_string);
     struck
+        .filter(|target| !has_let_go(target))
         .filter(|target| !has(target) && !destroyed.contains(target) && !destroyed.contains(host))
         .map(|target| {
             format!(

@@ -32,6 +32,11 @@ impl LettingGo {
         self.elsewhere.insert((node.to_string(), slot.clone()));
     }
 
+    /// Whether a host had a partition and let it go: others have what it had.
+    pub(super) fn has_let_go(&self, host: &str, partition: PartitionId) -> bool {
+        self.primaries.contains_key(&(host.to_owned(), partition))
+    }
+
     /// Whether the targets of a guest record may go without having it.
     pub(super) fn has_other_keepers(&self, host: &str, slot: &Slot) -> bool {
         self.elsewhere.contains(&(host.to_owned(), slot.clone()))

@@ -264,7 +264,11 @@ impl Finder for Reading<'_> {
         if !excused {
             self.wrong.extend(climbs::judge(self.host, slot, before, now));
         }
-        let wrong = guests::judge(self.disks, self.destroyed, self.host, slot, before, now, gone);
+        let (letting_go, forgetting) = (self.letting_go, self.forgetting);
+        let has_let_go = |target: &str| {
+            letting_go.has_let_go(target, slot.partition) || forgetting.has_given_up(target, slot.partition)
+        };
+        let wrong = guests::judge(self.disks, self.destroyed, has_let_go, self.host, slot, before, now, gone);
         let excused = self.forgetting.has_given_up(self.host, slot.partition)
             || self.letting_go.has_other_keepers(self.host, slot);
         if !excused {

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::super::version::VersionVector;
@@ -125,10 +127,10 @@ fn of_a_copy_that_is_given_up_the_own_writes_of_this_start_stay() {
         &[value(dot(1, 5)), tombstone(dot(2, 4)), value(dot(9, 2))],
     );
     let ours = |dot: Dot| dot.actor.incarnation == Incarnation(9);
-    let left = copy.only(ours);
+    let left = copy.only(ours, &BTreeSet::new());
     // What it had overwritten below the lost siblings it still has.
     assert_eq!(left, record(&[dot(1, 4), dot(2, 3), dot(9, 2)], &[value(dot(9, 2))]));
-    assert_eq!(copy.only(|_| false), Record::new());
+    assert_eq!(copy.only(|_| false, &BTreeSet::new()), Record::new());
 }
 
 /// What is left of a copy must be a record whichever siblings stay: one whose context does not cover its siblings cannot be read
@@ -139,7 +141,7 @@ fn what_is_left_of_a_copy_is_a_record_whichever_siblings_stay() {
     let copy = record(&[dot(1, 8), dot(2, 4), dot(3, 1)], &dots.map(value));
     for kept in 0..1_u32 << dots.len() {
         let stays = |dot: Dot| dots.iter().zip(0..).any(|(other, at)| *other == dot && kept >> at & 1 == 1);
-        let left = copy.only(stays);
+        let left = copy.only(stays, &BTreeSet::new());
         let again = Record::from_parts(left.context().clone(), left.siblings().to_vec());
         assert_eq!(again, Ok(left.clone()), "kept {kept:b}");
         for lost in dots.iter().filter(|dot| !left.siblings().iter().any(|sibling| sibling.dot == **dot)) {
@@ -147,5 +149,15 @@ fn what_is_left_of_a_copy_is_a_record_whichever_siblings_stay() {
         }
         assert!(left.siblings().iter().all(|sibling| stays(sibling.dot)));
     }
-    assert_eq!(copy.only(|_| true), copy);
+    assert_eq!(copy.only(|_| true, &BTreeSet::new()), copy);
+}
+
+/// The bad order: a write of before, which reached nobody, overwrote one that is alive elsewhere. With the write goes its claim.
+#[test]
+fn what_is_given_up_takes_along_what_it_claims_to_have_overwritten() {
+    let copy = record(&[dot(1, 3), dot(2, 2), dot(9, 1)], &[value(dot(1, 3)), value(dot(9, 1))]);
+    let alive: BTreeSet<Dot> = [dot(2, 2)].into();
+    let left = copy.only(|dot| dot.actor.incarnation == Incarnation(9), &alive);
+    assert_eq!(left, record(&[dot(1, 2), dot(2, 1), dot(9, 1)], &[value(dot(9, 1))]));
+    assert_eq!(copy.only(|_| true, &alive), copy, "where nothing goes, all claims stand");
 }

@@ -46,12 +46,14 @@ pub struct ActorMint {
     renewed: Vec<Incarnation>,
     epoch_next: u64,
     epoch_floor: u64,
+    /// Actors below it count as another's: see `disown`.
+    ours_floor: u64,
 }
 
 impl ActorMint {
     /// A mint for this start. The incarnation must be fresh random bits, durable before any dot leaves.
     pub fn new(incarnation: Incarnation) -> ActorMint {
-        ActorMint { incarnation, renewed: Vec::new(), epoch_next: 1, epoch_floor: 1 }
+        ActorMint { incarnation, renewed: Vec::new(), epoch_next: 1, epoch_floor: 1, ours_floor: 1 }
     }
 
     /// The incarnation of this start.
@@ -59,9 +61,19 @@ impl ActorMint {
         self.incarnation
     }
 
-    /// Whether the incarnation is one of this start of the node: the last ones, if it was renewed very often.
-    pub fn is_ours(&self, incarnation: Incarnation) -> bool {
-        incarnation == self.incarnation || self.renewed.contains(&incarnation)
+    /// Whether the actor is one of this start of the node (of the last incarnations, if it was renewed very often), and not
+    /// disowned.
+    pub fn is_ours(&self, actor: ActorId) -> bool {
+        let is_of_now = actor.incarnation == self.incarnation && actor.epoch >= self.ours_floor;
+        is_of_now || self.renewed.contains(&actor.incarnation)
+    }
+
+    /// Ends every actor minted so far, and what they made counts as written before this start: the node has been without a vote,
+    /// and others may have forgotten it.
+    pub fn disown(&mut self) {
+        self.end_all();
+        self.ours_floor = self.epoch_floor;
+        self.renewed.clear();
     }
 
     /// Whether the actor may still count.

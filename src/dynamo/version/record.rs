@@ -8,7 +8,7 @@
 //! Expiry and tombstones are data here. Merge, put and the version hash never look at a clock; only
 //! [`Record::view`] does, with the `now` that its caller gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -414,24 +414,27 @@ impl Record {
     /// kept, without the claim to have seen any of the others: one may be on its way somewhere, and alive. With it goes the
     /// claim to have seen what their actors wrote later; a vector cannot say less. So a sibling goes too whose actor wrote one
     /// before it that goes: a context that covers the later one covers both.
-    pub fn only(&self, keep: impl Fn(Dot) -> bool) -> Record {
-        let goes = |dot: Dot| !keep(dot);
-        let is_above_one = |dot: Dot| {
-            let mut below =
-                self.siblings.iter().map(|sibling| sibling.dot).filter(|other| other.actor == dot.actor);
-            below.any(|other| other.counter < dot.counter && goes(other))
-        };
-        let (siblings, lost): (Vec<Sibling>, Vec<Sibling>) = self
-            .siblings
-            .iter()
-            .cloned()
-            .partition(|sibling| keep(sibling.dot) && !is_above_one(sibling.dot));
+    ///
+    /// `alive`: what others hold. Where a sibling goes, the claim to have overwritten one of these may have been its alone, and goes
+    /// with it: at worst a value stands beside its successor, where otherwise it could be lost.
+    pub fn only(&self, keep: impl Fn(Dot) -> bool, alive: &BTreeSet<Dot>) -> Record {
+        let stands = |dot: Dot| self.siblings.iter().any(|sibling| sibling.dot == dot);
+        let mut gone: Vec<Dot> =
+            self.siblings.iter().map(|sibling| sibling.dot).filter(|dot| !keep(*dot)).collect();
+        if gone.is_empty() {
+            return self.clone();
+        }
+        gone.extend(alive.iter().filter(|dot| self.context.covers(**dot) && !stands(**dot)));
+        let is_above_one =
+            |dot: Dot| gone.iter().any(|other| other.actor == dot.actor && other.counter < dot.counter);
+        let stays = |sibling: &&Sibling| keep(sibling.dot) && !is_above_one(sibling.dot);
+        let siblings: Vec<Sibling> = self.siblings.iter().filter(stays).cloned().collect();
         if siblings.is_empty() {
             return Record::new();
         }
         let below = |(actor, counter): (ActorId, u64)| {
-            let lost = lost.iter().filter(|lost| lost.dot.actor == actor).map(|lost| lost.dot.counter - 1);
-            Dot { actor, counter: lost.fold(counter, u64::min) }
+            let gone = gone.iter().filter(|gone| gone.actor == actor).map(|gone| gone.counter - 1);
+            Dot { actor, counter: gone.fold(counter, u64::min) }
         };
         let context = self.context.entries().map(below).filter(|dot| dot.counter > 0).collect();
         Record { context, siblings }
