@@ -277,6 +277,8 @@ impl Node {
             request,
             own: fetching,
             fence,
+            highest: if fence == u64::MAX { 0 } else { fence },
+            voteless: if inner.votes(inner.id) { u64::MAX } else { fence },
             r,
             is_outdated: false,
             answer: Some(answer),

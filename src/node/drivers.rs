@@ -38,6 +38,9 @@ pub(super) struct GetDriver {
     pub(super) own: Option<BoxFuture<'static, Fetched>>,
     /// The lowest fence of what has come in.
     pub(super) fence: u64,
+    /// The highest, and the lowest of nodes without a vote: where it is lower, a round may have let something go that they hold.
+    pub(super) highest: u64,
+    pub(super) voteless: u64,
     /// Replicas that the read needs.
     pub(super) r: usize,
     /// An answer has shown that this node's own copy is older than what was agreed to be forgotten.
@@ -69,7 +72,8 @@ impl GetDriver {
                     }
                     GetAction::Answer(answer) => {
                         // The own copy may be in it already.
-                        let answer = answer.and_then(|done| match self.is_outdated {
+                        let is_outdated = self.is_outdated || self.voteless < self.highest;
+                        let answer = answer.and_then(|done| match is_outdated {
                             false => Ok(done),
                             true => Err(GetShortfall {
                                 have: 0,
@@ -143,6 +147,10 @@ impl GetDriver {
             });
         }
         self.fence = self.fence.min(fences.raised);
+        self.highest = self.highest.max(fences.raised);
+        if !self.node.votes(from) {
+            self.voteless = self.voteless.min(fences.raised);
+        }
         event
     }
 

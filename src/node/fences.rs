@@ -249,8 +249,13 @@ impl Inner {
 
     /// Whether rounds need this node's vote: it is a member of every active layout. Of several, others may have retired all but
     /// the last already.
-    fn has_vote(&self) -> bool {
-        lock(&self.layouts).history.active().iter().all(|layout| layout.member(self.id).is_some())
+    pub(super) fn has_vote(&self) -> bool {
+        self.votes(self.id)
+    }
+
+    /// As [`Inner::has_vote`], of any node, by this node's layouts.
+    pub(super) fn votes(&self, node: NodeId) -> bool {
+        lock(&self.layouts).history.active().iter().all(|layout| layout.member(node).is_some())
     }
 
     /// Whether the newest layout has this node.

@@ -166,6 +166,8 @@ impl Inner {
         partition.0 < self.descriptor.partitions.get()
             && self.preference_of(partition).is_primary(self.id)
             && self.store.partition_state(partition).0.refilled
+            // A round may have let go what a node without a vote still has.
+            && self.has_vote()
     }
 
     fn look(&self, partition: PartitionId, range: &Range, first: &mut First) -> LogPosition {
