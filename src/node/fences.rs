@@ -112,8 +112,12 @@ impl NotKept {
 enum Elsewhere {
     /// One of them the very same.
     Same,
-    /// These siblings.
-    Alive(BTreeSet<Dot>),
+    Alive {
+        /// The siblings of all of them.
+        alive: BTreeSet<Dot>,
+        /// Those that none of them has overwritten, where all were asked.
+        unclaimed: BTreeSet<Dot>,
+    },
 }
 
 /// A partition's state as it is shown to others.
@@ -341,24 +345,33 @@ impl Inner {
         version_hash: u64,
         committed: u64,
     ) -> Result<Elsewhere, StorageError> {
-        let (mut alive, mut asked) = (BTreeSet::new(), false);
+        let (mut found, mut silent) = (Vec::new(), false);
         let list = self.preference_of(slot.partition);
         let fetch = Fetch { namespace: slot.namespace, key: slot.key.clone(), unless: Some(version_hash) };
         for other in list.primaries().filter(|node| *node != self.id) {
             let reply: Result<FetchReply, CallError> = self.call(other, &fetch, self.errand()).await;
             let Some(FetchReply { record, .. }) = reply.ok().filter(|reply| reply.fences.raised >= committed)
             else {
+                silent = true;
                 continue;
             };
-            let Some(record) = record else { return Ok(Elsewhere::Same) };
-            asked = true;
-            alive.extend(record.siblings().iter().map(|sibling| sibling.dot));
+            found.push(match record {
+                Some(record) => record,
+                None => return Ok(Elsewhere::Same),
+            });
         }
-        if !asked {
+        if found.is_empty() {
             let message = "the copy may be older than what was agreed to be forgotten, and no other replica can be asked";
             return Err(StorageError::Corrupt(message.to_owned()));
         }
-        Ok(Elsewhere::Alive(alive))
+        let dots =
+            |record: &Record| record.siblings().iter().map(|sibling| sibling.dot).collect::<BTreeSet<_>>();
+        let alive: BTreeSet<Dot> = found.iter().flat_map(dots).collect();
+        let is_claimed = |dot: &Dot| {
+            found.iter().any(|record| record.context().covers(*dot) && !dots(record).contains(dot))
+        };
+        let unclaimed = alive.iter().copied().filter(|dot| !silent && !is_claimed(dot)).collect();
+        Ok(Elsewhere::Alive { alive, unclaimed })
     }
 
     /// Gives up of one copy what no other primary holds, except for what this start of the node has written: that cannot have
@@ -381,12 +394,15 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        let alive = match self.held_elsewhere(&slot, version_hash, committed).await? {
+        let (alive, unclaimed) = match self.held_elsewhere(&slot, version_hash, committed).await? {
             Elsewhere::Same => return Ok(false),
-            Elsewhere::Alive(alive) => alive,
+            Elsewhere::Alive { alive, unclaimed } => (alive, unclaimed),
         };
         let keep = |entry: &mut Entry, _: &PartitionState| {
-            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot), &alive);
+            // What this start has written claims what it has overwritten.
+            let claims = entry.copy.record.siblings().iter().any(|sibling| ours(sibling.dot));
+            let unclaimed = if claims { &BTreeSet::new() } else { &unclaimed };
+            let left = entry.copy.record.only(|dot| ours(dot) || alive.contains(&dot), unclaimed);
             if left == entry.copy.record {
                 return (Change::Keep, false);
             }

@@ -328,7 +328,17 @@ impl World {
                     .iter()
                     .flat_map(|other| self.record(*other).siblings().iter().map(|sibling| sibling.dot))
                     .collect();
-                left = record.only(|dot| ours(dot) || alive.contains(&dot), &alive);
+                let claimed = |dot: &Dot| {
+                    good.iter().any(|other| {
+                        let other = self.record(*other);
+                        other.context().covers(*dot)
+                            && !other.siblings().iter().any(|sibling| sibling.dot == *dot)
+                    })
+                };
+                let all = good.len() == others.len();
+                let writes = record.siblings().iter().any(|sibling| ours(sibling.dot));
+                let unclaimed = alive.iter().copied().filter(|dot| all && !writes && !claimed(dot)).collect();
+                left = record.only(|dot| ours(dot) || alive.contains(&dot), &unclaimed);
             }
         }
         let disk = &mut self.nodes[node].disk;

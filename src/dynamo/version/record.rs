@@ -415,16 +415,16 @@ impl Record {
     /// claim to have seen what their actors wrote later; a vector cannot say less. So a sibling goes too whose actor wrote one
     /// before it that goes: a context that covers the later one covers both.
     ///
-    /// `alive`: what others hold. Where a sibling goes, the claim to have overwritten one of these may have been its alone, and goes
-    /// with it: at worst a value stands beside its successor, where otherwise it could be lost.
-    pub fn only(&self, keep: impl Fn(Dot) -> bool, alive: &BTreeSet<Dot>) -> Record {
+    /// `unclaimed`: what others hold and none of them has overwritten. Where a sibling goes, the claim to have overwritten one of these may
+    /// have been its alone, and goes with it: at worst a value stands beside its successor, where otherwise it could be lost.
+    pub fn only(&self, keep: impl Fn(Dot) -> bool, unclaimed: &BTreeSet<Dot>) -> Record {
         let stands = |dot: Dot| self.siblings.iter().any(|sibling| sibling.dot == dot);
         let mut gone: Vec<Dot> =
             self.siblings.iter().map(|sibling| sibling.dot).filter(|dot| !keep(*dot)).collect();
         if gone.is_empty() {
             return self.clone();
         }
-        gone.extend(alive.iter().filter(|dot| self.context.covers(**dot) && !stands(**dot)));
+        gone.extend(unclaimed.iter().filter(|dot| self.context.covers(**dot) && !stands(**dot)));
         let is_above_one =
             |dot: Dot| gone.iter().any(|other| other.actor == dot.actor && other.counter < dot.counter);
         let stays = |sibling: &&Sibling| keep(sibling.dot) && !is_above_one(sibling.dot);
