@@ -406,7 +406,7 @@ impl Observer for Observing {
                 }
             }
             Fact::LetGo { node, partition, primaries } => {
-                state.letting_go.lets_go(node, partition, primaries)
+                state.letting_go.lets_go(node, partition, primaries);
             }
             Fact::Gained { node, partition } => state.letting_go.gained(node, partition),
             Fact::Retargeted { node, slot, .. } | Fact::TurnedIntoData { node, slot } => {
