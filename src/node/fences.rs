@@ -15,6 +15,11 @@
 //! - A disk that has lost records in the middle may show older ones in their place, behind a fence that it has kept: a start that
 //!   finds such a loss resets the fence (`storage::recovery`). Little may be lost, and on several disks: what another primary
 //!   that is not outdated still holds is not given up, and where none can be asked, nothing is, and nothing is shown.
+//! - A node that leaves, or is just coming, is not asked for its vote. By hearsay it would raise its fence to that of a round under way, and
+//!   give away what the round lets go a moment later; and what it wrote itself can be forgotten without it. So for it what others
+//!   have voted under is as good as committed, one that leaves drops an outdated partition whole, and one that comes disowns what it
+//!   wrote before.
+//! - A write that reached nobody overwrote one that is alive. Given up, it must not leave its claim behind ([`Record::only`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;

@@ -5,7 +5,7 @@
 //! under every other. When every primary of the newer layout has refilled, the older retires.
 //!
 //! ```text
-//!  adopt(2)          adopt(3)            retire(1)        retire(2)
+//!  adopt(2)          adopt(3)            retire_below(2)  retire_below(3)
 //!  [2 1]      →      [3 2 1]      →      [3 2]      →     [3]
 //! ```
 //!
@@ -30,7 +30,7 @@
 //! A node that missed layouts does not adopt the newest alone; it takes a peer's whole history
 //! ([`LayoutHistory::catch_up`]).
 //!
-//! Deliberately absent: who has completed which transfer (`node/transfer` asks and calls `retire`), and how
+//! Deliberately absent: who has completed which transfer (`node/transfer` asks and calls `retire_below`), and how
 //! histories travel.
 
 use std::collections::BTreeSet;
@@ -225,29 +225,14 @@ impl LayoutHistory {
         gained.collect::<BTreeSet<PartitionId>>().into_iter().collect()
     }
 
-    /// Drops layouts below a version, but never the current one: of a history in which they have retired. What was dropped,
-    /// newest first.
+    /// Ends the layouts below a version, but never the current one, when all transfers out of them are complete: every member of
+    /// the layout of that version holds it, and has refilled what it gained. Transfers draw from all active layouts, so what is
+    /// complete for one is complete for those before it, and what has retired at one node may retire everywhere.
+    ///
+    /// Returns the retired layouts, newest first; none when they have retired before, so that repeating is harmless.
     pub fn retire_below(&mut self, version: u64) -> Vec<LayoutRef> {
         let keep = self.active.iter().take_while(|held| held.reference().version >= version).count();
         self.active.drain(keep.max(1)..).map(|retired| retired.reference()).collect()
-    }
-
-    /// Ends a layout, **and every older one**, when all transfers out of it are complete: every member of it and
-    /// of its successor holds the successor, and every primary of the successor has refilled. Transfers draw from
-    /// all active layouts, so what is complete for one is complete for those before it.
-    ///
-    /// Returns the retired layouts, newest first; none when they have retired before, so that repeating is
-    /// harmless. Errors change nothing.
-    pub fn retire(&mut self, layout: LayoutRef) -> Result<Vec<LayoutRef>, LayoutError> {
-        if layout == self.current().reference() {
-            return Err(LayoutError::RetiresCurrent { layout });
-        }
-        if layout.version < self.oldest().reference().version {
-            return Ok(Vec::new());
-        }
-        let place = self.active.iter().position(|held| held.reference() == layout);
-        let place = place.ok_or(LayoutError::NotHeld { layout })?;
-        Ok(self.active.drain(place..).map(|retired| retired.reference()).collect())
     }
 }
 

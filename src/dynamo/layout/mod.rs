@@ -228,18 +228,6 @@ pub enum LayoutError {
         /// Layouts that are active.
         active: usize,
     },
-    /// The current layout was to be retired.
-    #[error("layout version {} is the current one and cannot retire; adopt its successor first", .layout.version)]
-    RetiresCurrent {
-        /// The current layout.
-        layout: LayoutRef,
-    },
-    /// A layout that is not held, or not in this form, was to be retired.
-    #[error("layout version {} ({:016x}) is not held here; adopt the current layout, then try again", .layout.version, .layout.hash)]
-    NotHeld {
-        /// What was named.
-        layout: LayoutRef,
-    },
 }
 
 /// A node of the cluster as the layout sees it. Set by the operator.

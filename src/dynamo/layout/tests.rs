@@ -294,16 +294,37 @@ mod history {
         for known in [&one, &two, &three] {
             assert_eq!(history.adopt(known.clone()), Ok(Adopted::AlreadyKnown));
         }
-        let current = three.reference();
-        assert_eq!(history.retire(current), Err(LayoutError::RetiresCurrent { layout: current }));
+        assert_eq!(history.retire_below(1), [], "nothing is older");
         // Retiring one retires what is older.
-        assert_eq!(history.retire(two.reference()), Ok(of([&two, &one]).to_vec()));
+        assert_eq!(history.retire_below(3), of([&two, &one]));
         assert_eq!(refs(&history), of([&three]));
-        assert_eq!(history.retire(two.reference()), Ok(vec![]), "again is harmless");
-        let unknown = LayoutRef { version: 4, hash: 1 };
-        assert_eq!(history.retire(unknown), Err(LayoutError::NotHeld { layout: unknown }));
-        let other = LayoutRef { version: 3, hash: 1 };
-        assert_eq!(history.retire(other), Err(LayoutError::NotHeld { layout: other }));
+        assert_eq!(history.retire_below(3), [], "again is harmless");
+        assert_eq!(history.retire_below(9), [], "the current one stays");
+    }
+
+    #[test]
+    fn what_a_node_gains_it_gains_once_by_each_layout_that_is_new_to_it() {
+        let one = first(5);
+        let two = one.next(members(1..=6)).unwrap();
+        let three = two.next(members([1, 2, 3, 4, 6])).unwrap();
+        let four = three.next(members(1..=6)).unwrap();
+        let gained =
+            |before: &LayoutHistory, after: &LayoutHistory, node| after.gained_since(before, NodeId(node));
+        let all = |layout: &Layout, node| layout.partitions_of(NodeId(node)).collect::<Vec<_>>();
+        let (old, both) = (holding(&[&one]), holding(&[&one, &two]));
+        assert_eq!(gained(&old, &both, 6), all(&two, 6), "it comes: everything");
+        for node in 1..=5 {
+            let new = |p: &PartitionId| !one.is_primary(*p, NodeId(node));
+            let expected: Vec<_> = all(&two, node).into_iter().filter(new).collect();
+            assert_eq!(gained(&old, &both, node), expected);
+            assert_eq!(gained(&both, &both, node), [], "once");
+        }
+        // Removed, and added again with the disk that it had: nothing that it holds says anything.
+        let back = holding(&[&three, &four]);
+        assert_eq!(gained(&holding(&[&two]), &back, 5), all(&four, 5));
+        // Away while it was removed and added again: it does not know what came between.
+        assert_eq!(gained(&old, &holding(&[&four]), 5), all(&four, 5));
+        assert_eq!(gained(&both, &holding(&[&four]), 2), all(&four, 2));
     }
 
     #[test]
@@ -369,7 +390,7 @@ mod history {
         let one = first(5);
         let (winner, loser) = rivals(&one);
         let mut history = holding(&[&one, &loser]);
-        history.retire(one.reference()).unwrap();
+        history.retire_below(2);
         let error = LayoutError::ConflictWithOldest { held: loser.reference(), offered: winner.reference() };
         assert_eq!(history.adopt(winner.clone()), Err(error));
         assert_eq!(refs(&history), of([&loser]));
@@ -399,7 +420,7 @@ mod history {
         let error = LayoutError::TooManyActive { active: ACTIVE_MAX };
         assert_eq!(history.adopt(one_more.clone()), Err(error));
         let oldest = history.active()[ACTIVE_MAX - 1].reference();
-        history.retire(oldest).unwrap();
+        history.retire_below(oldest.version + 1);
         assert_eq!(history.adopt(one_more), Ok(Adopted::Newer));
     }
 
@@ -411,14 +432,14 @@ mod history {
         let four = three.next(members(2..=7)).unwrap();
         // The peer retired 1; two layouts follow from what is held.
         let mut peer = holding(&[&one, &two, &three]);
-        peer.retire(one.reference()).unwrap();
+        peer.retire_below(2);
         let mut behind = LayoutHistory::new(one.clone());
         assert_eq!(behind.catch_up(&peer), Ok(Adopted::Newer));
         assert_eq!(behind, peer);
         assert_eq!(behind.catch_up(&peer), Ok(Adopted::AlreadyKnown));
         // All that is held has retired at the peer, and there is a gap.
         peer.adopt(four.clone()).unwrap();
-        peer.retire(three.reference()).unwrap();
+        peer.retire_below(4);
         let mut behind = LayoutHistory::new(two.clone());
         assert_eq!(behind.catch_up(&peer), Ok(Adopted::CaughtUp { lost: vec![two.reference()] }));
         assert_eq!(behind, peer);
