@@ -154,11 +154,15 @@ impl Holdings {
         *self = Holdings { past: read.keys().copied().collect(), read, held: now };
     }
 
-    /// Bytes changed at rest: what cannot be read any more it holds no more.
+    /// Bytes changed at rest: what cannot be read any more it holds no more. A record whose removal cannot be read is none again: the node
+    /// knows of the removal by its snapshot, or, without that, that there is a hole, and what it takes for there it asks others about.
     pub fn harmed(&mut self, dir: &Path, image: &Image) {
         let (_, now) = whole(dir, image);
         for (slot, held) in &mut self.held {
-            if held.entry.is_some() && now.get(slot).is_none_or(|now| now.at != held.at) {
+            let was_removed = held.entry.is_none();
+            let is_there = now.get(slot).is_some_and(|now| now.at == held.at);
+            let has_come_back = was_removed && now.get(slot).is_some_and(|now| now.at < held.at);
+            if !was_removed && !is_there || has_come_back {
                 held.entry = None;
                 held.rotten = true;
             }

@@ -379,9 +379,17 @@ impl RunSettings {
             Scenario::Held => RunSettings { hint_after_ms: one(chance, &[20, 100]), ..reaping },
             Scenario::Members => {
                 let majority = u8::try_from(reaping.replicas / 2 + 1).expect("small");
+                let w = reaping.w.max(majority);
+                let meeting = u8::try_from(reaping.replicas).expect("small") + 1 - w;
+                // What a read must see although the members have changed is judged of strict ones whose quorums meet.
+                let is_strict = chance.random_bool(0.6);
                 RunSettings {
                     nodes: u64::from(reaping.replicas) + one(chance, &[1, 2, 3]),
-                    w: reaping.w.max(majority),
+                    w,
+                    r: if is_strict { reaping.r.max(meeting) } else { reaping.r },
+                    strict: is_strict,
+                    interval_ms: if chance.random_bool(0.5) { 0 } else { reaping.interval_ms },
+                    mix: Mix { get: reaping.mix.get + 6, ..reaping.mix },
                     own_quorums: false,
                     anti_entropy_ms: one(chance, &[500, 1_000, 2_000]),
                     ..reaping

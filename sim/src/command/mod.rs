@@ -42,7 +42,7 @@ enum Command {
         /// The seed.
         #[arg(long)]
         seed: u64,
-        /// What it is drawn for: `swarm`, `tcp`, `destroy`.
+        /// What it is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
         #[arg(long, default_value = "swarm")]
         scenario: Scenario,
     },

@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// The seed, from which everything follows.
     #[arg(long, required_unless_present = "plan", conflicts_with = "plan")]
     seed: Option<u64>,
-    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`.
+    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
     #[arg(long, default_value = "swarm", conflicts_with = "plan")]
     scenario: Scenario,
     /// A plan: settings and faults, as `cargo sim plan` prints them.

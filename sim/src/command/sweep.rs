@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// First and last+1 seed, as `0..500`.
     #[arg(long, value_parser = seeds, required_unless_present = "tier")]
     seeds: Option<Range<u64>>,
-    /// What the seeds are drawn for: `swarm`, `tcp`, `destroy`.
+    /// What the seeds are drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
     #[arg(long, default_value = "swarm")]
     scenario: Scenario,
     /// A set of flags; others given beside it win.
