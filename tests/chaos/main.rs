@@ -135,7 +135,7 @@ impl Run {
             .map(|_| tokio::spawn(user(addrs.clone(), chance.random(), times.clone(), users_stop.clone())))
             .collect();
 
-        let nemesis = Nemesis::new(cluster, links, history.clone(), chance.random());
+        let nemesis = Nemesis::new(cluster, links, history.clone(), times.clone(), chance.random());
         let Phases { calm, one, many } = self.phases;
         // It waits for processes, so it has a thread of its own.
         let acting = tokio::task::spawn_blocking(move || {
@@ -161,6 +161,7 @@ impl Run {
         println!("{}: {} things were done to it; operations {:?}", self.name, faults.len(), done.outcomes);
         let what = if calm.is_zero() { "one node faulty at a time" } else { "no fault" };
         println!("{}: {what}, with retries: {}", self.name, times.figures());
+        times.slow().iter().for_each(|line| println!("{}:   {line}", self.name));
 
         let client = client(&addrs, Duration::from_secs(5), &mut chance);
         let rested = at_rest(&cluster, &client, &done.keys).await;

@@ -7,6 +7,7 @@
 //!
 //! The seed fixes which faults come, for how long and after which pauses. What they meet, real time decides.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::ChaCha8Rng;
@@ -17,6 +18,7 @@ use ringdove::types::NodeId;
 use crate::history::{Recorder, remark};
 use crate::processes::Cluster;
 use crate::proxy::{Links, Way};
+use crate::workload::Times;
 
 /// Something that goes wrong, and how it is mended.
 #[derive(Debug, Clone)]
@@ -40,6 +42,7 @@ pub(crate) struct Nemesis {
     cluster: Cluster,
     links: Links,
     history: Recorder,
+    times: Arc<Times>,
     chance: ChaCha8Rng,
     began: Instant,
     /// What is wrong now, and until when.
@@ -53,10 +56,16 @@ fn ms(ms: u64) -> Duration {
 }
 
 impl Nemesis {
-    pub(crate) fn new(cluster: Cluster, links: Links, history: Recorder, seed: u64) -> Nemesis {
+    pub(crate) fn new(
+        cluster: Cluster,
+        links: Links,
+        history: Recorder,
+        times: Arc<Times>,
+        seed: u64,
+    ) -> Nemesis {
         let chance = ChaCha8Rng::seed_from_u64(seed);
         let began = Instant::now();
-        Nemesis { cluster, links, history, chance, began, faults: Vec::new(), said: Vec::new() }
+        Nemesis { cluster, links, history, times, chance, began, faults: Vec::new(), said: Vec::new() }
     }
 
     fn ids(&self) -> Vec<NodeId> {
@@ -111,6 +120,7 @@ impl Nemesis {
     fn tell(&mut self, what: &'static str, of: &str) {
         let line = format!("{:7.2} s  {what} {of}", self.began.elapsed().as_secs_f64());
         println!("{line}");
+        self.times.done(&line);
         self.said.push(line);
         self.history.push(remark(what, of.to_owned()));
     }

@@ -237,23 +237,84 @@ impl Session {
     }
 }
 
-/// Times of requests in microseconds; `None` for one that was given up.
+/// How long requests took, and what was done to the cluster before they began.
 #[derive(Debug, Default)]
-pub(crate) struct Times(Mutex<Vec<Option<u64>>>);
+pub(crate) struct Times {
+    requests: Mutex<Vec<Measured>>,
+    /// What was done last, and when.
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+#[derive(Debug, Clone)]
+struct Measured {
+    /// `None`: it was given up.
+    micros: Option<u64>,
+    /// What was done last before it began, how long before, and what the last try was told that failed. Of slow ones.
+    after: Option<(String, Duration, String)>,
+}
+
+/// What is soon enough, in microseconds.
+const SOON: u64 = 100_000;
+/// Deeds that are named for the slow requests behind them.
+const NAMED: usize = 12;
 
 impl Times {
-    fn add(&self, time: Option<Duration>) {
-        let micros = time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        self.0.lock().unwrap().push(micros);
+    /// Something is done to the cluster.
+    pub(crate) fn done(&self, line: &str) {
+        *self.last.lock().unwrap() = Some((line.trim().to_owned(), Instant::now()));
+    }
+
+    fn add(&self, began: Instant, last: Option<(String, Instant)>, ended: Ended) {
+        let micros = ended.time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let is_slow = micros.is_none_or(|micros| micros > SOON);
+        let after = last
+            .filter(|_| is_slow)
+            .map(|(line, at)| (line, began.saturating_duration_since(at), ended.told.unwrap_or_default()));
+        self.requests.lock().unwrap().push(Measured { micros, after });
+    }
+
+    /// After what requests were slow: how many, when they began, the longest, and what most were told.
+    pub(crate) fn slow(&self) -> Vec<String> {
+        #[derive(Default)]
+        struct Slow {
+            begun: Vec<Duration>,
+            longest: u64,
+            told: BTreeMap<String, usize>,
+        }
+        let mut behind: BTreeMap<String, Slow> = BTreeMap::new();
+        for Measured { micros, after } in self.requests.lock().unwrap().iter() {
+            if let Some((line, since, told)) = after {
+                let slow = behind.entry(line.clone()).or_default();
+                slow.begun.push(*since);
+                slow.longest = slow.longest.max(micros.unwrap_or(u64::MAX));
+                *slow.told.entry(told.clone()).or_default() += 1;
+            }
+        }
+        let mut behind: Vec<_> = behind.into_iter().collect();
+        behind.sort_by_key(|(_, slow)| std::cmp::Reverse(slow.begun.len()));
+        behind.truncate(NAMED);
+        let words = |(line, slow): (String, Slow)| {
+            let (first, last) = (slow.begun.iter().min(), slow.begun.iter().max());
+            let [first, last] = [first, last].map(|at| at.map_or(0, Duration::as_millis));
+            let told = slow.told.iter().max_by_key(|(_, many)| **many);
+            format!(
+                "{} slow, begun {first} to {last} ms after {line:?}, longest {} ms; most were told: {}",
+                slow.begun.len(),
+                slow.longest / 1000,
+                told.map_or("", |(told, _)| told)
+            )
+        };
+        behind.into_iter().map(words).collect()
     }
 
     /// Share of answers within 100 ms, percentiles, longest.
     pub(crate) fn figures(&self) -> String {
-        let mut times = self.0.lock().unwrap().clone();
+        let mut times: Vec<Option<u64>> =
+            self.requests.lock().unwrap().iter().map(|one| one.micros).collect();
         // What was never answered took longest.
         times.sort_unstable_by_key(|time| time.unwrap_or(u64::MAX));
         let Some(last) = times.len().checked_sub(1) else { return "no request".to_owned() };
-        let soon = times.iter().flatten().filter(|time| **time <= 100_000).count();
+        let soon = times.iter().flatten().filter(|time| **time <= SOON).count();
         #[allow(clippy::cast_precision_loss)] // figures for people
         let percent = soon as f64 * 100.0 / times.len() as f64;
         let shown = |time: Option<u64>| {
@@ -284,15 +345,28 @@ pub(crate) async fn user(addrs: Vec<String>, seed: u64, times: Arc<Times>, stop:
         let key = Key::new(key.into_bytes()).expect("a short key");
         let write_id = chance.random_bool(0.5).then(|| WriteId(chance.random()));
         let (client, times) = (client.clone(), times.clone());
-        requests.spawn(async move { times.add(request(&client, &key, write_id).await) });
+        requests.spawn(async move {
+            let (began, last) = (Instant::now(), times.last.lock().unwrap().clone());
+            times.add(began, last, request(&client, &key, write_id).await);
+        });
         while requests.try_join_next().is_some() {}
     }
     requests.join_all().await;
 }
 
-/// A read, or a write under this id: how long it took until it was answered.
-async fn request(client: &Client, key: &Key, write_id: Option<WriteId>) -> Option<Duration> {
+/// How a request ended.
+#[derive(Default)]
+struct Ended {
+    /// How long it took until it was answered.
+    time: Option<Duration>,
+    /// Why its last try before that failed.
+    told: Option<String>,
+}
+
+/// A read, or a write under this id.
+async fn request(client: &Client, key: &Key, write_id: Option<WriteId>) -> Ended {
     let began = Instant::now();
+    let mut ended = Ended::default();
     while began.elapsed() < GIVEN_UP_AFTER {
         let tried = match write_id {
             None => client.get(key, &ReadOptions::default()).await.map(drop),
@@ -302,11 +376,13 @@ async fn request(client: &Client, key: &Key, write_id: Option<WriteId>) -> Optio
                 client.put(key, "coo", &options).await.map(drop)
             }
         };
-        match tried {
-            Ok(()) => return Some(began.elapsed()),
-            Err(ClientError::Unknown(_)) => {}
-            Err(_) => tokio::time::sleep(AGAIN_AFTER).await,
+        let Err(error) = tried else {
+            return Ended { time: Some(began.elapsed()), ..ended };
+        };
+        ended.told = Some(error.to_string());
+        if !matches!(error, ClientError::Unknown(_)) {
+            tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
-    None
+    ended
 }
