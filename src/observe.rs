@@ -50,6 +50,7 @@ pub const POINTS: &[&str] = &[
     "put-answered",
     "put-forwarded",
     "put-sent",
+    "read-mixed",
     "read-repair",
     "reap-agreed",
     "reap-committed",

@@ -75,6 +75,52 @@ impl Fences {
     }
 }
 
+/// The fences of copies that a read puts together. A round cuts contexts: a copy from before it may hold what was overwritten, and one
+/// from behind it no longer say so. Who agreed to it had raised its fence before, so of two copies of which one is from behind a round
+/// and one is not, that one comes with a lower *raised* than the round, and this one with a *committed* of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joint {
+    /// The lowest *raised* of all copies, and of those of nodes without a vote.
+    lowest: u64,
+    voteless: u64,
+    highest: u64,
+    committed: u64,
+}
+
+impl Default for Joint {
+    fn default() -> Joint {
+        Joint { lowest: u64::MAX, voteless: u64::MAX, highest: 0, committed: 0 }
+    }
+}
+
+impl Joint {
+    /// A copy joins that was read under these fences, of a node whose vote rounds need or do not.
+    pub fn join(&mut self, fences: Fences, has_vote: bool) {
+        self.hear(fences);
+        self.lowest = self.lowest.min(fences.raised);
+        if !has_vote {
+            self.voteless = self.voteless.min(fences.raised);
+        }
+    }
+
+    /// Some node is there, whether or not a copy of it joins: what it does not hold, a round may have taken away.
+    pub fn hear(&mut self, fences: Fences) {
+        self.highest = self.highest.max(fences.raised);
+        self.committed = self.committed.max(fences.committed);
+    }
+
+    /// Whether the copies may stand beside each other. Who has no vote is asked by no round, so for its copies any fence that
+    /// others have raised may be of one that is done.
+    pub fn is_sound(self) -> bool {
+        self.lowest >= self.committed && self.voteless >= self.highest
+    }
+
+    /// What the copies come with, together.
+    pub fn fences(self) -> Fences {
+        Fences { raised: self.lowest, committed: self.committed }
+    }
+}
+
 /// What a round may take away from a record: siblings, by their dots, and what its context names beyond the others.
 /// None when there is nothing, or the grace has not passed. `now` is the judging node's wall clock.
 pub fn reapable(record: &Record, now: Wall, grace: Duration) -> Option<Vec<Dot>> {

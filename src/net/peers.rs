@@ -1,8 +1,8 @@
 //! One link to each other node, opened when first needed and again after it broke.
 //!
-//! A node that cannot be reached is *down* for a while (100 ms, doubling to 3 s, less up to a half by chance): calls to it fail at once, and
-//! the coordinator goes past it. The first call after that tries again. This local view routes
-//! beside the failure detector's; it never changes who owns what.
+//! A node that cannot be reached is *down*: calls to it fail at once, and the coordinator goes past it. It is dialled anew by the first
+//! call after a while (100 ms, doubling to 3 s, less up to a half by chance), and by a heartbeat of it that others pass on, and stays
+//! down until it answers. This local view routes beside the failure detector's; it never changes who owns what.
 //!
 //! A link is opened by a task of its own: callers in a hurry give up waiting for it without giving it up, so it is known of each
 //! opening how long it has been without an answer. [`Peers::silent_since`] tells that, and the same of calls over a link on which
@@ -53,6 +53,11 @@ impl Slot {
     fn peer(&self) -> MutexGuard<'_, Peer> {
         self.peer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether somebody dials it.
+    fn is_opening(&self) -> bool {
+        self.opening.try_lock().is_err()
+    }
 }
 
 /// The links of one node to the others.
@@ -90,7 +95,8 @@ impl Peers {
     pub fn down(&self) -> Vec<NodeId> {
         let now = self.now();
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_down = |slot: &Slot| slot.peer().down.is_some_and(|down| now < down.until);
+        let is_down =
+            |slot: &Slot| slot.peer().down.is_some_and(|down| now < down.until || slot.is_opening());
         slots.iter().filter(|(_, slot)| is_down(slot)).map(|(node, _)| *node).collect()
     }
 
@@ -151,7 +157,7 @@ impl Peers {
         deadline: Mono,
     ) -> Result<Arc<Link>, CallError> {
         loop {
-            if let Some(link) = self.open_link(slot)? {
+            if let Some(link) = self.open_link(slot, slot.is_opening())? {
                 return Ok(link);
             }
             let time_is_up = self.dialler.clock.sleep_until(deadline.since_origin());
@@ -165,7 +171,7 @@ impl Peers {
             };
             // It may have been opened, or given up, since the look. Who holds the lock and finds neither opens it: callers that
             // waited for one another to do so would wait for ever.
-            if let Some(link) = self.open_link(slot)? {
+            if let Some(link) = self.open_link(slot, false)? {
                 return Ok(link);
             }
             let (dialler, slot, addr) = (self.dialler.clone(), slot.clone(), addr.to_owned());
@@ -176,8 +182,23 @@ impl Peers {
         }
     }
 
+    /// There is news of a node: if it counts as down it is dialled at once, beside all calls. Until it answers it stays down: what
+    /// others hear of it says nothing of the way to it.
+    pub fn try_again(&self, node: NodeId, addr: &str) {
+        let slot = self.slot(node);
+        if slot.peer().down.is_none() {
+            return;
+        }
+        let Ok(alone) = slot.opening.clone().try_lock_owned() else { return };
+        let (dialler, addr) = (self.dialler.clone(), addr.to_owned());
+        tokio::spawn(async move {
+            dialler.open(&slot, node, &addr).await;
+            drop(alone);
+        });
+    }
+
     /// The link that stands, none when one must be opened.
-    fn open_link(&self, slot: &Slot) -> Result<Option<Arc<Link>>, CallError> {
+    fn open_link(&self, slot: &Slot, is_opening: bool) -> Result<Option<Arc<Link>>, CallError> {
         let mut peer = slot.peer();
         if peer.link.as_ref().is_some_and(|link| link.is_broken()) {
             peer.link = None;
@@ -186,6 +207,8 @@ impl Peers {
             return Ok(Some(link.clone()));
         }
         match peer.down {
+            // Somebody dials it already: nobody waits for a node that was down until it has answered.
+            Some(_) if is_opening => Err(CallError::NotSent("the node is down, and dialled anew".to_owned())),
             Some(down) if self.now() < down.until => Err(CallError::NotSent("the node is down".to_owned())),
             _ => Ok(None),
         }
@@ -247,6 +270,7 @@ impl Dialler {
 #[cfg(all(test, not(madsim)))]
 mod tests {
     use std::io;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
     use crate::io::{BoxFuture, Listener, RealClock, Stream};
@@ -264,6 +288,48 @@ mod tests {
         fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
             Box::pin(std::future::pending())
         }
+    }
+
+    /// Refuses the first connection, and leaves the others open. How many there were.
+    #[derive(Default)]
+    struct Refusal(AtomicUsize);
+
+    impl Net for Refusal {
+        fn listen<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            Box::pin(std::future::pending())
+        }
+        fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) }),
+                _ => Box::pin(std::future::pending()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn news_of_a_node_that_is_down_have_it_dialled_once_beside_the_calls() {
+        let (net, clock) = (Arc::new(Refusal::default()), Arc::new(RealClock::new()));
+        let hello = hello(Spoken::default(), None, None);
+        let peers = Peers::new(net.clone(), clock.clone(), hello, 1);
+        let dialled = async || {
+            tokio::task::yield_now().await;
+            net.0.load(Ordering::SeqCst)
+        };
+        peers.try_again(NodeId(2), "n2:1");
+        assert_eq!(dialled().await, 0, "nobody has found it down");
+        let call = async || {
+            let deadline = Mono::from_origin(clock.mono()) + Duration::from_secs(1);
+            peers.call::<Pong>(NodeId(2), "n2:1", &Ping, FrameHead::default(), deadline).await
+        };
+        assert!(call().await.is_err());
+        assert_eq!(dialled().await, 1);
+        for _ in 0..3 {
+            peers.try_again(NodeId(2), "n2:1");
+            assert_eq!(dialled().await, 2, "one is under way");
+        }
+        assert_eq!(peers.down(), [NodeId(2)], "however long it takes");
+        let Err(CallError::NotSent(why)) = call().await else { panic!("nobody has answered") };
+        assert!(why.starts_with("the node is down"), "{why}");
     }
 
     #[tokio::test]

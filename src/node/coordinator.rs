@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::drivers::{GetDriver, PutDriver};
+use super::drivers::{GetDriver, PutDriver, Read};
 use super::metrics::{Judged, Operation, Outcome};
 use super::replica::{Fetched, Over, failure_of};
 use super::reply::{Written, failures, replicas_of, unknown};
@@ -19,7 +19,7 @@ use crate::dynamo::condition::{Expected, judge};
 use crate::dynamo::get::{GetDone, GetMachine, GetRequest, OwnCopy, ReplicaFailure, ReplicaReport};
 use crate::dynamo::preference::PreferenceList;
 use crate::dynamo::put::{PutMachine, PutNotStarted, PutOutcome, PutRequest};
-use crate::dynamo::reaping::Fences;
+use crate::dynamo::reaping::{Fences, Joint};
 use crate::dynamo::version::record::META_BYTES_MAX;
 use crate::dynamo::version::{Content, Record, VersionVector, Write};
 use crate::io::BoxFuture;
@@ -30,6 +30,9 @@ use crate::net::message::{
 };
 use crate::storage::Table;
 use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId, WriteId};
+
+/// A read is made so often in all while rounds of reaping go through meanwhile.
+const READS_MAX: usize = 3;
 
 impl Node {
     /// Reads a key.
@@ -131,7 +134,14 @@ impl Node {
             deadline: request.deadline,
         };
         let down = inner.down();
-        let (machine, actions) = PutMachine::new(machine_request, inner.id, &list, &down, inner.now())
+        let begin =
+            |down: &[NodeId]| PutMachine::new(machine_request.clone(), inner.id, &list, down, inner.now());
+        let (machine, actions) = begin(&down)
+            .or_else(|error| match error {
+                // That a node was silent, or flaps, is a reason to ask others, and none to refuse: it may well answer.
+                PutNotStarted::TooFewCandidates { .. } => begin(&inner.peers.down()),
+                error => Err(error),
+            })
             .map_err(|error| match error {
                 PutNotStarted::TooFewCandidates { .. } => {
                     Refusal::new(RefusalCode::TooFewReplicas, format!("{error}; nothing was written"))
@@ -236,9 +246,17 @@ impl Node {
     ) -> Result<(GetDone, LayoutRef), Refusal> {
         let inner = &self.inner;
         let r = self.quorum_size("r", quorum.r)?;
+        let mut mixed = 0;
         loop {
             let (list, layout) = inner.preference(namespace, key);
-            let done = self.read_by(&list, namespace, key, r, quorum.strict, request).await?;
+            let Some(done) = self.read_by(&list, namespace, key, r, quorum.strict, request).await? else {
+                mixed += 1;
+                if mixed < READS_MAX {
+                    continue;
+                }
+                let message = "rounds of reaping went through while it was read; nothing is wrong, try again";
+                return Err(Refusal::new(RefusalCode::TooFewReplicas, message));
+            };
             // Answers that came in under a newer layout are of nodes that need not hold what was written under that.
             if inner.layout_ref() == layout {
                 return Ok((done, layout));
@@ -246,7 +264,8 @@ impl Node {
         }
     }
 
-    /// Reads a key's record at R by one preference list.
+    /// Reads a key's record at R by one preference list. None when a round of reaping went through meanwhile: the next time all copies
+    /// are from behind it.
     async fn read_by(
         &self,
         list: &PreferenceList,
@@ -255,7 +274,7 @@ impl Node {
         r: usize,
         strict: bool,
         request: Request,
-    ) -> Result<GetDone, Refusal> {
+    ) -> Result<Option<GetDone>, Refusal> {
         let inner = &self.inner;
         let started = inner.now();
         let machine_request = GetRequest {
@@ -266,8 +285,11 @@ impl Node {
         };
         let down = inner.down();
         let (own, fetching) = self.look_at_own(list, namespace, key).await;
-        let fence = own.as_ref().map_or(u64::MAX, |(_, fences)| fences.raised);
-        let own = own.map(|(own, _)| own);
+        let mut joint = Joint::default();
+        let own = own.map(|(own, fences)| {
+            joint.join(fences, inner.votes(inner.id));
+            own
+        });
         let (machine, actions) = GetMachine::new(machine_request, list, &down, own, started);
         let (answer, answered) = oneshot::channel();
         let driver = GetDriver {
@@ -276,9 +298,7 @@ impl Node {
             key: key.clone(),
             request,
             own: fetching,
-            fence,
-            highest: if fence == u64::MAX { 0 } else { fence },
-            voteless: if inner.votes(inner.id) { u64::MAX } else { fence },
+            joint,
             r,
             is_outdated: false,
             answer: Some(answer),
@@ -288,11 +308,15 @@ impl Node {
             Refusal::new(RefusalCode::Unavailable, "the read was given up inside the node; try again")
         })?;
         match answered {
-            Ok(done) => {
+            Read::Done(done) => {
                 inner.metrics.read_quorum_wait.enter_time(inner.now().since(started));
-                Ok(done)
+                Ok(Some(done))
             }
-            Err(short) => {
+            Read::Mixed => {
+                point!("read-mixed");
+                Ok(None)
+            }
+            Read::Short(short) => {
                 inner.metrics.read_shortfalls.one();
                 let why = if short.timed_out { "in time" } else { "at all" };
                 let message = format!(

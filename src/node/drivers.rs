@@ -19,7 +19,7 @@ use super::replica::{Applied, Fetched, Over};
 use super::{Inner, Request, lock};
 use crate::dynamo::get::{GetAction, GetDone, GetEvent, GetMachine, GetShortfall, OwnCopy, ReplicaFailure};
 use crate::dynamo::put::{PutAction, PutEvent, PutMachine, PutOutcome};
-use crate::dynamo::reaping::Fences;
+use crate::dynamo::reaping::{Fences, Joint};
 use crate::dynamo::version::{PutDone, Record, Write};
 use crate::io::BoxFuture;
 use crate::net::message::{Durability, Fetch, FetchReply, Refusal, Store};
@@ -36,16 +36,21 @@ pub(super) struct GetDriver {
     pub(super) request: Request,
     /// This node's own copy, on its way.
     pub(super) own: Option<BoxFuture<'static, Fetched>>,
-    /// The lowest fence of what has come in.
-    pub(super) fence: u64,
-    /// The highest, and the lowest of nodes without a vote: where it is lower, a round may have let something go that they hold.
-    pub(super) highest: u64,
-    pub(super) voteless: u64,
+    /// The fences of what has come in.
+    pub(super) joint: Joint,
     /// Replicas that the read needs.
     pub(super) r: usize,
     /// An answer has shown that this node's own copy is older than what was agreed to be forgotten.
     pub(super) is_outdated: bool,
-    pub(super) answer: Option<oneshot::Sender<Result<GetDone, GetShortfall>>>,
+    pub(super) answer: Option<oneshot::Sender<Read>>,
+}
+
+/// How a read by one preference list ended.
+pub(super) enum Read {
+    Done(GetDone),
+    Short(GetShortfall),
+    /// A round of reaping was committed while copies came in: some are from before it, some from behind it.
+    Mixed,
 }
 
 impl GetDriver {
@@ -72,16 +77,17 @@ impl GetDriver {
                     }
                     GetAction::Answer(answer) => {
                         // The own copy may be in it already.
-                        let is_outdated = self.is_outdated || self.voteless < self.highest;
-                        let answer = answer.and_then(|done| match is_outdated {
-                            false => Ok(done),
-                            true => Err(GetShortfall {
+                        let answer = match answer {
+                            Ok(done) if self.is_outdated => Read::Short(GetShortfall {
                                 have: 0,
                                 need: self.r,
                                 timed_out: false,
                                 replicas: done.replicas,
                             }),
-                        });
+                            Ok(_) if !self.joint.is_sound() => Read::Mixed,
+                            Ok(done) => Read::Done(done),
+                            Err(short) => Read::Short(short),
+                        };
                         if let Some(asker) = self.answer.take() {
                             let _ = asker.send(answer);
                         }
@@ -146,11 +152,7 @@ impl GetDriver {
                 }
             });
         }
-        self.fence = self.fence.min(fences.raised);
-        self.highest = self.highest.max(fences.raised);
-        if !self.node.votes(from) {
-            self.voteless = self.voteless.min(fences.raised);
-        }
+        self.joint.join(fences, self.node.votes(from));
         event
     }
 
@@ -160,8 +162,9 @@ impl GetDriver {
         let deadline = inner.now() + inner.config.timeout;
         let request = Request { deadline, ..self.request };
         let partition = inner.descriptor.partitions.partition_of(namespace, &key);
-        let committed = inner.store.partition_state(partition).0.committed;
-        let fences = Fences { raised: self.fence, committed };
+        let mut joint = self.joint;
+        joint.hear(fences_of(&inner.store.partition_state(partition).0));
+        let fences = joint.fences();
         inner.metrics.read_repairs.one();
         if guest_of.is_some() {
             inner.metrics.guests_repaired.one();

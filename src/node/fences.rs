@@ -228,10 +228,10 @@ impl Inner {
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
             lock(&self.fence_watch.stale).remove(&partition);
-            return Ok(());
+            return self.hear_commit(partition, theirs.committed).await;
         }
         if own.raised >= known {
-            return Ok(());
+            return self.hear_commit(partition, theirs.committed).await;
         }
         let _alone = self.fence_watch.catching_up.lock().await;
         if self.store.partition_state(partition).0.fence >= known {
@@ -254,6 +254,23 @@ impl Inner {
              what no other replica holds was given up, the partition is filled again from them"
         );
         Ok(())
+    }
+
+    /// Takes note of a commit that this node was not told of yet, before anything is taken from who was: a copy that is shown with a
+    /// lower *committed* counts as uncut. What is merged from now on stands behind the note in the log, so nobody waits for it.
+    async fn hear_commit(&self, partition: PartitionId, committed: u64) -> Result<(), StorageError> {
+        if self.store.partition_state(partition).0.committed >= committed {
+            return Ok(());
+        }
+        let note = |state: &mut PartitionState| {
+            // Between the two the disk cannot have gone back: the fence was as high.
+            if state.committed >= committed || state.fence < committed {
+                return (Change::Keep, ());
+            }
+            state.committed = committed;
+            (Change::Write, ())
+        };
+        self.store.update_partition(partition, note).await.map(|_| ())
     }
 
     /// Whether rounds need this node's vote: it is a member of every active layout. Of several, others may have retired all but

@@ -93,9 +93,12 @@ impl Inner {
     pub(super) async fn gossip(&self) -> Infallible {
         // A round does not wait for the calls of the one before: one to a silent node takes long.
         let mut under_way = FuturesUnordered::new();
+        let interval = self.config.detector.interval;
+        // Who has just started says so at once, and to many: others take it for down and could need it.
+        let mut is_first = true;
         loop {
-            let interval = self.config.detector.interval;
-            let pause = interval.mul_f64(lock(&self.rng).random_range(0.8..1.2));
+            let pause = if is_first { 0.0..0.05 } else { 0.8..1.2 };
+            let pause = interval.mul_f64(lock(&self.rng).random_range(pause));
             let timer = self.io.clock.sleep_until((self.now() + pause).since_origin());
             tokio::pin!(timer);
             loop {
@@ -122,7 +125,9 @@ impl Inner {
                 membership.heard()
             };
             others.shuffle(&mut *lock(&self.rng));
-            others.truncate(FAN_OUT.min(UNDER_WAY_MAX - under_way.len()));
+            let many = if is_first { UNDER_WAY_MAX } else { FAN_OUT };
+            others.truncate(many.min(UNDER_WAY_MAX - under_way.len()));
+            is_first = false;
             let deadline = now + interval.max(PATIENCE);
             let request = Request { door: Door::Peer, received: now, deadline, trace_id: TraceId::default() };
             for other in others {
@@ -144,9 +149,11 @@ impl Inner {
             self.is_double.set(true);
         }
         let now = self.now();
-        let mut detector = lock(&self.detector);
         for node in news {
-            detector.heartbeat(now, node);
+            lock(&self.detector).heartbeat(now, node);
+            if let Some(addr) = self.peer_addr(node) {
+                self.peers.try_again(node, &addr);
+            }
         }
     }
 
@@ -161,40 +168,9 @@ impl Inner {
 
 #[cfg(all(test, not(madsim)))]
 mod tests {
-    use std::path::PathBuf;
-    use std::sync::Arc;
-
+    use super::super::testing::open;
     use super::*;
-    use crate::dynamo::cluster::ClusterDescriptor;
     use crate::dynamo::detector::Reason;
-    use crate::dynamo::layout::{Layout, Member};
-    use crate::dynamo::ring::PartitionCount;
-    use crate::io::{Io, MemoryDisk, RealClock, TcpNet};
-    use crate::node::{NodeConfig, found};
-    use crate::storage::directory::{FORMAT, NodeMeta};
-    use crate::types::Incarnation;
-
-    /// A node of a cluster of three that runs nothing yet.
-    async fn open(settings: impl Fn(&mut NodeConfig)) -> Node {
-        let partitions = PartitionCount::new(16).unwrap();
-        let member = |id| Member {
-            id: NodeId(id),
-            peer_addr: format!("n{id}:1"),
-            client_addr: format!("n{id}:2"),
-            zone: String::new(),
-            capacity: 1,
-        };
-        let layout = Layout::first(partitions, 3, (1..=3).map(member).collect()).unwrap();
-        let descriptor = ClusterDescriptor::new(partitions, 3, &[7; 64]);
-        let meta = NodeMeta { format: FORMAT, node: NodeId(1), descriptor, layouts: vec![layout] };
-        let clock = Arc::new(RealClock::new());
-        let io = Io { net: Arc::new(TcpNet), disk: Arc::new(MemoryDisk::new()), clock: clock.clone() };
-        let dir = PathBuf::from("/data");
-        found(io.disk.clone(), clock, &dir, &meta, Incarnation(1)).await.unwrap();
-        let mut config = NodeConfig::new(dir);
-        settings(&mut config);
-        Node::open(config, io, [1; 32]).await.unwrap().0
-    }
 
     #[tokio::test]
     async fn the_threshold_that_is_set_reaches_the_detector() {

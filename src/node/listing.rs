@@ -13,7 +13,9 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::Inner;
+use super::fences::fences_of;
 use super::replica::storage_refusal;
+use crate::dynamo::reaping::Fences;
 use crate::net::message::{
     FetchMany, FetchManyReply, HeldKey, Order, Refusal, SCAN_ITEMS_MAX, ScanKeys, ScanKeysReply,
 };
@@ -145,11 +147,17 @@ impl Inner {
         let range = Range::of(scan);
         let limit = usize::try_from(scan.limit).unwrap_or(usize::MAX).clamp(1, SCAN_ITEMS_MAX);
         let mut first = First::new(scan.order, limit);
-        let mut unready = Vec::new();
+        let (mut unready, mut fences) = (Vec::new(), Vec::new());
         let mut position = LogPosition::default();
         for (turn, partition) in (1_usize..).zip(scan.partitions.iter().copied()) {
             if self.is_ready(partition) {
                 position = position.max(self.look(partition, &range, &mut first));
+                // Behind the look: a key that is not there because of a round, that round is committed by these.
+                let (state, end) = self.store.partition_state(partition);
+                if fences_of(&state) != Fences::default() {
+                    position = position.max(end);
+                    fences.push((partition, fences_of(&state)));
+                }
             } else {
                 unready.push(partition);
             }
@@ -158,7 +166,7 @@ impl Inner {
             }
         }
         self.store.wait_synced(position).await.map_err(|error| storage_refusal(&error))?;
-        Ok(ScanKeysReply { more: first.more, keys: first.into_keys(), unready })
+        Ok(ScanKeysReply { more: first.more, keys: first.into_keys(), unready, fences })
     }
 
     /// Whether this node holds all of a partition, as far as it knows.
@@ -166,6 +174,7 @@ impl Inner {
         partition.0 < self.descriptor.partitions.get()
             && self.preference_of(partition).is_primary(self.id)
             && self.store.partition_state(partition).0.refilled
+            && !self.is_stale(partition)
             // A round may have let go what a node without a vote still has.
             && self.has_vote()
     }
@@ -204,8 +213,8 @@ impl Inner {
     pub(super) async fn fetch_many_own(&self, fetch: &FetchMany) -> FetchManyReply {
         let (mut records, mut bytes) = (Vec::new(), 0);
         for key in fetch.keys.iter().take(SCAN_ITEMS_MAX) {
-            let record = self.fetch_own(fetch.namespace, key).await.map(|(record, _)| record);
-            bytes += record.as_ref().map_or(0, |record| record.size_bytes());
+            let record = self.fetch_own(fetch.namespace, key).await;
+            bytes += record.as_ref().map_or(0, |(record, _)| record.size_bytes());
             if bytes > RECORD_BYTES_MAX && !records.is_empty() {
                 break;
             }

@@ -74,6 +74,8 @@ mod repair;
 mod replica;
 mod reply;
 mod scan;
+#[cfg(all(test, not(madsim)))]
+mod testing;
 mod transfer;
 
 pub use access::Access;

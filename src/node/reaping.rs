@@ -332,16 +332,8 @@ impl Inner {
         self.catch_up(asked.partition, Fences { raised: asked.fence, committed: asked.fence })
             .await
             .map_err(disk)?;
-        let mut reaped = 0;
-        if self.preference_of(asked.partition).is_primary(self.id) {
-            let reap = asked.keys.iter().cloned().map(|key| self.reap_key(asked.partition, key));
-            let mut reaping = stream::iter(reap).buffer_unordered(AT_ONCE);
-            while let Some(done) = reaping.next().await {
-                reaped += u32::from(done?);
-            }
-        }
-        let (_, position) = self
-            .store
+        // First: a copy that is cut is never shown as of a node that knows of no commit.
+        self.store
             .update_partition(asked.partition, |state| {
                 if state.committed >= asked.fence {
                     return (Change::Keep, ());
@@ -351,6 +343,16 @@ impl Inner {
             })
             .await
             .map_err(disk)?;
+        let mut reaped = 0;
+        if self.preference_of(asked.partition).is_primary(self.id) {
+            let reap = asked.keys.iter().cloned().map(|key| self.reap_key(asked.partition, key));
+            let mut reaping = stream::iter(reap).buffer_unordered(AT_ONCE);
+            while let Some(done) = reaping.next().await {
+                reaped += u32::from(done?);
+            }
+        }
+        // All of it, the note and what was taken away behind it.
+        let (_, position) = self.store.partition_state(asked.partition);
         self.store.wait_synced(position).await.map_err(disk)?;
         point!("reap-committed");
         self.metrics.reaped.add(u64::from(reaped));

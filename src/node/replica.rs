@@ -260,6 +260,10 @@ impl Inner {
     /// Notes beside this node's own copy that `target` does not have it.
     pub(crate) async fn note_target(&self, slot: &Slot, target: NodeId) -> Result<(), StorageError> {
         let noted = self.store.update(slot, Durability::Sync, |entry| {
+            // What a round has taken away meanwhile nobody lacks.
+            if entry.copy.record.is_empty() {
+                return (Change::Keep, ());
+            }
             let known = entry.targets.len();
             entry.add_targets(&[target]);
             (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
@@ -424,5 +428,21 @@ impl Service for PeerService {
             frame
         };
         Box::pin(work.instrument(span))
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::super::testing::open;
+    use super::*;
+
+    #[tokio::test]
+    async fn no_target_is_noted_beside_a_copy_that_was_taken_away_meanwhile() {
+        let node = open(|_| {}).await;
+        let key = Key::new(&b"dove"[..]).unwrap();
+        let slot = node.inner.slot(Table::Data, Namespace::default(), &key);
+        node.inner.note_target(&slot, NodeId(2)).await.unwrap();
+        assert!(!node.inner.store.has(&slot).0, "an entry without a copy");
+        assert!(node.inner.store.targets().is_empty());
     }
 }

@@ -23,10 +23,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::fences::fences_of;
 use super::metrics::Operation;
 use super::reply::shown;
 use super::{Inner, Node, Request};
 use crate::dynamo::quorum::Tally;
+use crate::dynamo::reaping::{Fences, Joint};
 use crate::dynamo::version::Record;
 use crate::io::BoxFuture;
 use crate::net::message::{
@@ -50,10 +52,15 @@ struct Plan {
 struct Listed {
     /// In ascending order, with who holds which version.
     keys: BTreeMap<Key, Vec<(NodeId, HeldKey)>>,
+    /// The fences of those who were asked: who holds a key no more may have let it go in a round.
+    heard: BTreeMap<PartitionId, Joint>,
     /// Keys beyond this one may be missing from `keys`.
     horizon: Option<Key>,
     missing: BTreeSet<PartitionId>,
 }
+
+/// Copies as they were given, with who gave them under which fences.
+type Fetches = Vec<(NodeId, Key, Option<(Record, Fences)>)>;
 
 /// A page in the making.
 struct Page {
@@ -160,7 +167,7 @@ impl Node {
             taken.push((key, holders));
         }
         let goes_on = taken.len() < all || listed.horizon.is_some();
-        let records = self.inner.fetch_held(scan, &taken, request).await;
+        let records = self.inner.fetch_held(scan, &taken, &listed.heard, request).await;
         let now = self.inner.wall();
         for (key, holders) in taken {
             if holders.is_empty() {
@@ -280,7 +287,7 @@ fn merge(
     order: Order,
     missing: BTreeSet<PartitionId>,
 ) -> Listed {
-    let mut listed = Listed { keys: BTreeMap::new(), horizon: None, missing };
+    let mut listed = Listed { keys: BTreeMap::new(), heard: BTreeMap::new(), horizon: None, missing };
     for (node, reply) in
         answers.into_iter().flat_map(|(node, lists)| lists.into_iter().map(move |list| (node, list)))
     {
@@ -291,6 +298,9 @@ fn merge(
                 Some(other) => other.max(last.key.clone()),
             };
             listed.horizon = Some(nearest);
+        }
+        for (partition, fences) in reply.fences {
+            listed.heard.entry(partition).or_default().hear(fences);
         }
         for held in reply.keys {
             listed.keys.entry(held.key.clone()).or_default().push((node, held));
@@ -347,11 +357,12 @@ impl Inner {
     }
 
     /// The records of listed keys: one copy where the holders agree, else one of each version, merged. What could not
-    /// be had is left out.
+    /// be had is left out, and so is a copy from before a round of which others are from behind.
     async fn fetch_held(
         &self,
         scan: &Scan,
         keys: &[(Key, Vec<(NodeId, HeldKey)>)],
+        heard: &BTreeMap<PartitionId, Joint>,
         request: Request,
     ) -> BTreeMap<Key, Record> {
         let mut wanted: BTreeMap<NodeId, Vec<Key>> = BTreeMap::new();
@@ -370,30 +381,29 @@ impl Inner {
                 Box::pin(self.fetch_all(node, fetch, request)) as BoxFuture<'_, _>
             })
             .collect();
-        let fetched: Vec<Vec<(Key, Option<Record>)>> = fetches.collect().await;
-        let mut records: BTreeMap<Key, Record> = BTreeMap::new();
+        let fetched: Vec<Fetches> = fetches.collect().await;
+        let mut records: BTreeMap<Key, (Record, Joint)> = BTreeMap::new();
         let mut failed = BTreeSet::new();
-        for (key, record) in fetched.into_iter().flatten() {
-            match record {
-                Some(record) => {
-                    records.entry(key).or_default().merge(&record);
-                }
-                None => {
-                    failed.insert(key);
-                }
-            }
+        for (node, key, copy) in fetched.into_iter().flatten() {
+            let Some((copy, fences)) = copy else {
+                failed.insert(key);
+                continue;
+            };
+            let partition = self.descriptor.partitions.partition_of(scan.namespace, &key);
+            let (record, joint) = records.entry(key).or_insert_with(|| {
+                let mut joint = heard.get(&partition).copied().unwrap_or_default();
+                joint.hear(fences_of(&self.store.partition_state(partition).0));
+                (Record::new(), joint)
+            });
+            record.merge(&copy);
+            joint.join(fences, self.votes(node));
         }
-        records.retain(|key, _| !failed.contains(key));
-        records
+        records.retain(|key, (_, joint)| joint.is_sound() && !failed.contains(key));
+        records.into_iter().map(|(key, (record, _))| (key, record)).collect()
     }
 
     /// One node's copies of these keys, none of each that it cannot give.
-    async fn fetch_all(
-        &self,
-        node: NodeId,
-        mut fetch: FetchMany,
-        request: Request,
-    ) -> Vec<(Key, Option<Record>)> {
+    async fn fetch_all(&self, node: NodeId, mut fetch: FetchMany, request: Request) -> Fetches {
         let mut copies = Vec::new();
         while !fetch.keys.is_empty() {
             let reply: Option<FetchManyReply> = if node == self.id {
@@ -403,11 +413,11 @@ impl Inner {
             };
             let records = reply.map(|reply| reply.records).unwrap_or_default();
             if records.is_empty() || records.len() > fetch.keys.len() {
-                copies.extend(fetch.keys.drain(..).map(|key| (key, None)));
+                copies.extend(fetch.keys.drain(..).map(|key| (node, key, None)));
                 break;
             }
             let keys = fetch.keys.drain(..records.len());
-            copies.extend(keys.zip(records.into_iter().map(Result::ok)));
+            copies.extend(keys.zip(records).map(|(key, copy)| (node, key, copy.ok())));
         }
         copies
     }

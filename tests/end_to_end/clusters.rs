@@ -138,8 +138,9 @@ fn nodes_of_two_clusters_refuse_each_other() {
     };
     assert_eq!(make(&n1, "1", &list(&ours)).0, Some(0));
     assert_eq!(make(&m2, "2", &list(&free_addr())).0, Some(0));
-    let mut node = Program::serve(&n1, &[]);
+    // The other one first: a node dials as soon as it runs, and tells of a node that cannot be reached once.
     let other = Program::serve(&m2, &["--log", "ringdove=debug"]);
+    let mut node = Program::serve(&n1, &[]);
     let (code, words) = said(&["put", "--addr", &ours, "-w", "2", "--timeout", "2s", "dove", "grey"]);
     assert_ne!(code, Some(0), "{words}");
     let line = node.wait_for("not reachable");

@@ -290,9 +290,13 @@ fn bodies() -> Vec<(u16, u8, Vec<u8>)> {
     };
     enter(&mut all, &scan);
     let held = HeldKey { key: key(), version_hash: record().version_hash(), bytes: 40 };
-    enter(&mut all, &ScanKeysReply { keys: vec![held], more: false, unready: vec![PartitionId(1)] });
+    let (at, fences) = (PartitionId(1), Fences { raised: 3, committed: 2 });
+    enter(
+        &mut all,
+        &ScanKeysReply { keys: vec![held], more: false, unready: vec![at], fences: vec![(at, fences)] },
+    );
     enter(&mut all, &FetchMany { namespace, keys: vec![key()] });
-    enter(&mut all, &FetchManyReply { records: vec![Ok(record()), Err(RefusalCode::Corrupt)] });
+    enter(&mut all, &FetchManyReply { records: vec![Ok((record(), fences)), Err(RefusalCode::Corrupt)] });
     enter(&mut all, &OfferLayouts { active: layouts.clone() });
     enter(&mut all, &OfferLayoutsReply { active: layouts.clone() });
     enter(&mut all, &Join { node });

@@ -1,15 +1,18 @@
 //! Scans over all partitions, against what was written.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+use ringdove::dynamo::ring::PartitionCount;
+use ringdove::dynamo::version::{Content, Dot, Sibling};
 use ringdove::net::message::{
-    Context, FetchMany, FetchManyReply, MultiPut, Order, Put, PutOutcome, RefusalCode, Scan, ScanKeys,
-    ScanKeysReply, ScanReply,
+    Commit, CommitReply, Context, Fetch, FetchMany, FetchManyReply, FetchReply, MultiPut, Order, Put,
+    PutOutcome, ReapKey, RefusalCode, Scan, ScanKeys, ScanKeysReply, ScanReply, Vote, VoteReply,
 };
-use ringdove::types::{Key, NodeId};
+use ringdove::types::{Key, Namespace, NodeId};
 
-use crate::support::{Cluster, PARTITIONS, key, member, write_id};
+use crate::support::{Cluster, PARTITIONS, key, member, until, write_id};
 
 type Model = BTreeMap<Key, Bytes>;
 
@@ -220,6 +223,59 @@ async fn a_page_costs_one_list_of_its_length_from_each_node_however_many_partiti
     let none = ScanKeys { partitions: vec![ringdove::types::PartitionId(u32::MAX)], ..keys };
     let list: ScanKeysReply = link.call(clock, &none, head, cluster.deadline()).await.unwrap();
     assert_eq!(list.unready.len(), 1);
+}
+
+/// A round that two of three nodes have gone through takes siblings of a key away: all of these values.
+async fn forget(cluster: &Cluster, name: &str, values: &[&str]) {
+    let (clock, head) = (cluster.clock.as_ref(), cluster.peer_head());
+    let partition = PartitionCount::new(PARTITIONS).unwrap().partition_of(Namespace::default(), &key(name));
+    for at in [1, 2] {
+        let link = cluster.peer_link(at).await;
+        let fetch = Fetch { namespace: Namespace::default(), key: key(name), unless: None };
+        let held: FetchReply = link.call(clock, &fetch, head, cluster.deadline()).await.unwrap();
+        let record = held.record.unwrap();
+        let is_gone = |sibling: &&Sibling| {
+            values.iter().any(|value| sibling.content == Content::Value(Bytes::from(value.to_string())))
+        };
+        let drop: Vec<Dot> = record.siblings().iter().filter(is_gone).map(|sibling| sibling.dot).collect();
+        assert_eq!(drop.len(), values.len());
+        let version_hash = record.version_hash();
+        let reap = ReapKey { namespace: fetch.namespace, key: fetch.key, version_hash, drop };
+        let vote = Vote { partition, fence: 1, keys: vec![reap.clone()] };
+        // It votes once it has asked the others whether its disk is the one that voted last.
+        until(async || {
+            let voted: VoteReply = link.call(clock, &vote, head, cluster.deadline()).await.unwrap();
+            voted.fences.raised == 1
+        })
+        .await;
+        let commit = Commit { partition, fence: 1, keys: vec![reap] };
+        let done: CommitReply = link.call(clock, &commit, head, cluster.deadline()).await.unwrap();
+        assert_eq!(done.reaped, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_page_shows_nothing_beside_copies_that_have_let_it_go() {
+    let cluster =
+        Cluster::start_with(3, |_, config| config.anti_entropy_interval = Duration::from_secs(3600)).await;
+    for (name, value) in [("dove", "old"), ("dove", "new"), ("crow", "gone")] {
+        let mut put = Put::new(key(name), write_id(), value);
+        put.quorum.w = Some(3);
+        let reply = cluster.nodes[1].put(put, cluster.request(1)).await.unwrap();
+        assert_eq!(reply.outcome, PutOutcome::Applied);
+    }
+    forget(&cluster, "dove", &["old"]).await;
+    forget(&cluster, "crow", &["gone"]).await;
+    // The first node has not voted, with the disk that it has; it gives up what it holds as soon as it hears of the round.
+    until(async || {
+        let scan = Scan { r: Some(2), ..Scan::all() };
+        let page = cluster.nodes[0].scan(scan, cluster.request(0)).await.unwrap();
+        let shown: Vec<&Bytes> =
+            page.items.iter().flat_map(|item| &item.values).map(|version| &version.value).collect();
+        assert!(shown.iter().all(|value| *value == "new"), "{shown:?}");
+        shown.len() == 1 && page.missing.is_empty() && !page.more
+    })
+    .await;
 }
 
 #[tokio::test]

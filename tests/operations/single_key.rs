@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use ringdove::dynamo::version::{ActorMint, Caps, Content, LocalCopy, Meta, Overwrite, Record, Write};
 use ringdove::net::message::{
-    Condition, Context, Durability, Expiry, Fetch, FetchReply, Get, HiddenWhy, Put, PutOutcome, PutReply,
-    Quorum, Refusal, RefusalCode, Resolve, Store, StoreReply,
+    Condition, Context, Durability, Expiry, Fetch, FetchReply, Get, HiddenWhy, PeerDown, PeerState, Put,
+    PutOutcome, PutReply, Quorum, Refusal, RefusalCode, Resolve, Store, StoreReply,
 };
 use ringdove::node::metrics::{Door, Operation, Outcome};
 use ringdove::types::{Incarnation, Key, TraceId, Wall, WriteId};
 
-use crate::support::{Cluster, key, write_id};
+use crate::support::{Cluster, key, until, write_id};
 
 fn put_of(name: &str, value: &'static str) -> Put {
     Put::new(key(name), write_id(), value)
@@ -278,4 +278,23 @@ async fn replicas_that_agree_look_at_no_record_and_those_behind_are_repaired() {
     siblings.sort();
     assert_eq!(siblings, ["grey", "white"]);
     assert_eq!(cluster.nodes[0].metrics().read_repairs.get(), 2);
+}
+
+#[tokio::test]
+async fn a_write_is_not_refused_because_nodes_that_answer_are_taken_for_down() {
+    // Only the first node counts heartbeats, and soon hears none: the others beat once in weeks.
+    let cluster = Cluster::start_with(3, |id, config| {
+        let soon = Duration::from_millis(10);
+        config.detector.interval = if id == 1 { soon } else { Duration::from_secs(1_000_000) };
+        config.detector.stall_after = Duration::from_secs(3600);
+    })
+    .await;
+    let are_down = || {
+        let views = cluster.nodes[0].views();
+        views.len() == 2 && views.iter().all(|peer| peer.state == PeerState::Down(PeerDown::Silent))
+    };
+    until(async || are_down()).await;
+    let reply = applied(&cluster, 0, Put::new(key("dove"), write_id(), "coo")).await;
+    assert!(reply.replicas.primaries.len() >= 2 && are_down());
+    assert_eq!(values(&cluster, 0, Get::new(key("dove"))).await, ["coo"]);
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ringdove::dynamo::reaping::{Admission, Ballot, Fences, KeyVote, reapable, vote};
+use ringdove::dynamo::reaping::{Admission, Ballot, Fences, Joint, KeyVote, reapable, vote};
 use ringdove::dynamo::version::{ActorMint, Caps, Content, Dot, LocalCopy, Overwrite, Record, Write};
 use ringdove::types::{Incarnation, NodeId, Wall, WriteId};
 
@@ -12,6 +12,8 @@ pub(crate) const PRIMARIES: usize = 3;
 pub(crate) const NODES: usize = 4;
 /// Messages that may be under way.
 const UNDER_WAY: usize = 24;
+/// Reads that may be under way.
+pub(crate) const READS: usize = 3;
 /// Rounds of exchanges in the end.
 const ROUNDS: usize = 8;
 
@@ -26,6 +28,8 @@ pub(crate) struct Rules {
     pub(crate) settle_first: bool,
     pub(crate) compare: bool,
     pub(crate) vote_is_no_commit: bool,
+    pub(crate) joint: bool,
+    pub(crate) hear_commits: bool,
 }
 
 impl Rules {
@@ -39,6 +43,8 @@ impl Rules {
             settle_first: true,
             compare: true,
             vote_is_no_commit: true,
+            joint: true,
+            hear_commits: true,
         }
     }
 }
@@ -49,10 +55,16 @@ pub(crate) enum Event {
     Put { node: usize, blind: bool, delete: bool },
     /// The node's record leaves for another.
     Send { from: usize, to: usize },
+    /// The node's record is at another at once.
+    Give { from: usize, to: usize },
     /// Something under way arrives; `again`: and stays under way.
     Deliver { at: usize, again: bool },
     /// What a read found at two nodes leaves for a third.
     Repair { nodes: [usize; 2], to: usize },
+    /// A node's copy comes in for a read that is under way.
+    Look { node: usize, read: usize },
+    /// The read is answered with what has come in.
+    Answer { read: usize },
     /// A primary begins a round.
     Begin { leader: usize },
     /// The round's question reaches a member, its answer the leader.
@@ -108,8 +120,18 @@ enum Message {
     Commit { to: usize, fence: u64, version_hash: u64, drop: Vec<Dot> },
 }
 
+/// A read that is under way.
+#[derive(Clone, Default)]
+struct Read {
+    copies: Vec<Record>,
+    joint: Joint,
+}
+
 pub(crate) struct World {
     rules: Rules,
+    reads: [Read; READS],
+    /// What is wrong with a read that was answered.
+    misread: Option<String>,
     nodes: Vec<Node>,
     under_way: Vec<Message>,
     /// By dot: the write's past, and whether it is a deletion.
@@ -128,6 +150,8 @@ impl World {
     pub(crate) fn new(seed: u64, rules: Rules) -> World {
         let mut world = World {
             rules,
+            reads: Default::default(),
+            misread: None,
             nodes: Vec::new(),
             under_way: Vec::new(),
             writes: BTreeMap::new(),
@@ -174,6 +198,13 @@ impl World {
         match event {
             Event::Put { node, blind, delete } => self.put(node, blind, delete),
             Event::Send { from, to } => self.send(from, to),
+            Event::Give { from, to } => {
+                if self.record(from).is_empty() {
+                    return false;
+                }
+                let (record, fences) = (self.record(from).clone(), self.nodes[from].disk.fences);
+                self.take(from, to, &record, fences);
+            }
             Event::Deliver { at, again } => {
                 if self.under_way.is_empty() {
                     return false;
@@ -202,6 +233,13 @@ impl World {
                 };
                 self.push(Message::Store { from: a, to, record, fences });
             }
+            Event::Look { node, read } => {
+                let (record, fences) = (self.record(node).clone(), self.nodes[node].disk.fences);
+                let read = &mut self.reads[read];
+                read.copies.push(record);
+                read.joint.join(fences, true);
+            }
+            Event::Answer { read } => return self.answer(read),
             Event::Begin { leader } => return self.begin(leader),
             Event::Vote { leader, member } => return self.vote(leader, member),
             Event::Exchange { nodes: [a, b] } => {
@@ -239,6 +277,35 @@ impl World {
         }
         self.learn();
         true
+    }
+
+    /// A read ends. Nothing that it shows may be in the past of what stands beside it, as long as no disk was set back: then the past
+    /// of what was given up is no longer known to anybody.
+    fn answer(&mut self, read: usize) -> bool {
+        let Read { copies, joint } = std::mem::take(&mut self.reads[read]);
+        if copies.len() < 2 || self.rules.joint && !joint.is_sound() || self.budget == 0 {
+            return false;
+        }
+        let mut shown = Record::new();
+        copies.iter().for_each(|copy| {
+            shown.merge(copy);
+        });
+        let dots: Vec<Dot> = shown.siblings().iter().map(|sibling| sibling.dot).collect();
+        for dot in &dots {
+            if let Some(over) = dots.iter().find(|other| self.writes[other].0.contains(dot)) {
+                self.misread =
+                    Some(format!("a read shows {dot:?} beside {over:?}, which has it in its past"));
+            }
+        }
+        true
+    }
+
+    /// A node hears of a commit from whoever sends it a record.
+    fn hear_commit(&mut self, node: usize, committed: u64) {
+        let fences = &mut self.nodes[node].disk.fences;
+        if self.rules.hear_commits && fences.raised >= committed {
+            fences.committed = fences.committed.max(committed);
+        }
     }
 
     fn restart(&mut self, node: usize) {
@@ -310,6 +377,7 @@ impl World {
     fn catch_up_to(&mut self, node: usize, theirs: Fences, known: u64) -> bool {
         let own = self.nodes[node].disk.fences;
         if own.raised >= known || !self.rules.catch_up {
+            self.hear_commit(node, theirs.committed);
             return true;
         }
         let record = self.record(node).clone();
@@ -372,6 +440,7 @@ impl World {
         if self.record(to).is_empty() && own.raised < fences.raised {
             self.nodes[to].disk.fences.raised = fences.raised;
         }
+        self.hear_commit(to, fences.committed);
         let mut admission = self.nodes[to].disk.fences.admit(fences);
         if admission == Admission::CatchUp {
             if !self.catch_up(to, fences) {
@@ -523,6 +592,7 @@ impl World {
     /// # Errors
     /// With what is wrong now.
     pub(crate) fn check(&self) -> Result<(), String> {
+        self.misread.clone().map_or(Ok(()), Err)?;
         for (id, node) in self.nodes.iter().enumerate().filter(|(_, node)| !node.set_back) {
             self.has_no_dead(id, node)?;
         }

@@ -43,6 +43,31 @@ fn a_record_comes_in_unless_it_was_read_before_a_round_that_was_voted_in() {
 }
 
 #[test]
+fn copies_from_before_and_behind_a_round_do_not_stand_beside_each_other() {
+    let at = |raised, committed| Fences { raised, committed };
+    let joint = |copies: &[(Fences, bool)]| {
+        let mut joint = Joint::default();
+        copies.iter().for_each(|(fences, has_vote)| joint.join(*fences, *has_vote));
+        joint
+    };
+    assert!(Joint::default().is_sound() && joint(&[(at(0, 0), true), (at(0, 0), false)]).is_sound());
+    // One has voted, the other not yet.
+    assert!(joint(&[(at(3, 3), true), (at(4, 3), true)]).is_sound());
+    assert!(!joint(&[(at(3, 3), true), (at(4, 4), true)]).is_sound());
+    assert!(!joint(&[(at(4, 4), true), (at(3, 3), true)]).is_sound());
+    // Nobody waits for the vote of this one.
+    assert!(!joint(&[(at(3, 3), false), (at(4, 3), true)]).is_sound());
+    assert!(joint(&[(at(4, 3), false), (at(3, 3), true)]).is_sound());
+    assert_eq!(joint(&[(at(3, 3), true), (at(4, 2), true)]).fences(), at(3, 3));
+    // Who holds nothing may have let it go.
+    let mut absent = joint(&[(at(3, 3), true)]);
+    absent.hear(at(4, 3));
+    assert!(absent.is_sound());
+    absent.hear(at(4, 4));
+    assert!(!absent.is_sound());
+}
+
+#[test]
 fn what_has_passed_longer_than_the_grace_ago_may_go() {
     let gone = record(&[dot(1, 3)], &[tombstone(dot(1, 3))]);
     assert_eq!(reapable(&gone, Wall(1099), GRACE), None);

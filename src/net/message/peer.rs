@@ -111,6 +111,9 @@ pub struct ScanKeysReply {
     /// Partitions that it does not answer for, because it is no primary of them or has not refilled; in order.
     #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
     pub unready: Vec<PartitionId>,
+    /// How far it is in the partitions that it was asked for and that something was ever forgotten in; in order.
+    #[serde(deserialize_with = "up_to::<_, _, { PARTITIONS_MAX as usize }>")]
+    pub fences: Vec<(PartitionId, Fences)>,
 }
 
 /// A node asks another for its copies of several keys.
@@ -126,9 +129,9 @@ pub struct FetchMany {
 /// Copies of the first of the keys: as many as there is room for, one at least.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchManyReply {
-    /// The record, empty when it has none, or why it cannot be had.
+    /// The record, empty when it has none, with the sender's fences as it was read; or why it cannot be had.
     #[serde(deserialize_with = "up_to::<_, _, SCAN_ITEMS_MAX>")]
-    pub records: Vec<Result<Record, RefusalCode>>,
+    pub records: Vec<Result<(Record, Fences), RefusalCode>>,
 }
 
 /// A node tells another whose heartbeats it has heard.
