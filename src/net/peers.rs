@@ -1,8 +1,9 @@
 //! One link to each other node, opened when first needed and again after it broke.
 //!
 //! A node that cannot be reached is *down*: calls to it fail at once, and the coordinator goes past it. It is dialled anew by the first
-//! call after a while (100 ms, doubling to 3 s, less up to a half by chance), and by a heartbeat of it that others pass on, and stays
-//! down until it answers. This local view routes beside the failure detector's; it never changes who owns what.
+//! call after a while (100 ms, doubling to 3 s, less up to a half by chance), by a heartbeat of it that others pass on, and by an operation
+//! that cannot do without it ([`Peers::reach`]), and stays down until it answers. This local view routes beside the failure
+//! detector's; it never changes who owns what.
 //!
 //! A link is opened by a task of its own: callers in a hurry give up waiting for it without giving it up, so it is known of each
 //! opening how long it has been without an answer. [`Peers::silent_since`] tells that, and the same of calls over a link on which
@@ -27,6 +28,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 /// Longest time for opening a link; a call with less time left gives up earlier.
 const OPEN_MAX: Duration = Duration::from_secs(2);
+/// So long what the last dial came to stands ([`Peers::reach`]).
+const FRESH: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
 struct Peer {
@@ -40,6 +43,8 @@ struct Peer {
 struct Down {
     until: Mono,
     back_off: Duration,
+    /// When it was found out last.
+    tried: Mono,
 }
 
 /// What is known of one peer. The task that opens its link holds `opening`, so that one dial serves all who wait.
@@ -98,6 +103,12 @@ impl Peers {
         let is_down =
             |slot: &Slot| slot.peer().down.is_some_and(|down| now < down.until || slot.is_opening());
         slots.iter().filter(|(_, slot)| is_down(slot)).map(|(node, _)| *node).collect()
+    }
+
+    /// The nodes that could not be reached when they were last dialled, in order, be it time to try again or not.
+    pub fn unreached(&self) -> Vec<NodeId> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter(|(_, slot)| slot.peer().down.is_some()).map(|(node, _)| *node).collect()
     }
 
     /// Since when a node has been asked, or dialled, without a word from it; none when it was heard after that, or not asked.
@@ -186,11 +197,40 @@ impl Peers {
     /// others hear of it says nothing of the way to it.
     pub fn try_again(&self, node: NodeId, addr: &str) {
         let slot = self.slot(node);
-        if slot.peer().down.is_none() {
-            return;
+        if slot.peer().down.is_some() {
+            self.dial(&slot, node, addr);
         }
+    }
+
+    /// Dials those of these nodes that count as down, without regard to how long they are to be left alone, and waits until each
+    /// has answered or failed, until `limit` at the latest. What was found out a moment ago is not asked again.
+    pub async fn reach(&self, nodes: impl IntoIterator<Item = (NodeId, String)>, limit: Mono) {
+        let mut dialled = Vec::new();
+        for (node, addr) in nodes {
+            let slot = self.slot(node);
+            let is_known = |down: Down| self.now().since(down.tried) < FRESH;
+            if slot.peer().down.is_none_or(is_known) {
+                continue;
+            }
+            self.dial(&slot, node, &addr);
+            dialled.push(slot);
+        }
+        let ended = async {
+            for slot in dialled {
+                drop(slot.opening.lock().await);
+            }
+        };
+        select! {
+            biased;
+            () = ended => {}
+            () = self.dialler.clock.sleep_until(limit.since_origin()) => {}
+        }
+    }
+
+    /// Dials a node in a task of its own, unless somebody does so already.
+    fn dial(&self, slot: &Arc<Slot>, node: NodeId, addr: &str) {
         let Ok(alone) = slot.opening.clone().try_lock_owned() else { return };
-        let (dialler, addr) = (self.dialler.clone(), addr.to_owned());
+        let (dialler, slot, addr) = (self.dialler.clone(), slot.clone(), addr.to_owned());
         tokio::spawn(async move {
             dialler.open(&slot, node, &addr).await;
             drop(alone);
@@ -251,7 +291,12 @@ impl Dialler {
                 }
             }
             Err(error) => {
-                let back_off = peer.down.map_or(BACK_OFF_MIN, |down| (down.back_off * 2).min(BACK_OFF_MAX));
+                // One that was dialled before its time is left alone no longer for that.
+                let longer = |down: Down| match down.until <= began {
+                    true => (down.back_off * 2).min(BACK_OFF_MAX),
+                    false => down.back_off,
+                };
+                let back_off = peer.down.map_or(BACK_OFF_MIN, longer);
                 if peer.down.is_none() {
                     tracing::warn!(%node, %error, "not reachable");
                 }
@@ -261,7 +306,7 @@ impl Dialler {
                     let mut jitter = self.jitter.lock().unwrap_or_else(PoisonError::into_inner);
                     half.mul_f64(jitter.random_range(0.0..1.0))
                 };
-                peer.down = Some(Down { until: now + half + spread, back_off });
+                peer.down = Some(Down { until: now + half + spread, back_off, tried: now });
             }
         }
     }
@@ -330,6 +375,27 @@ mod tests {
         assert_eq!(peers.down(), [NodeId(2)], "however long it takes");
         let Err(CallError::NotSent(why)) = call().await else { panic!("nobody has answered") };
         assert!(why.starts_with("the node is down"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn who_cannot_do_without_a_node_that_is_down_has_it_dialled_and_waits_for_the_outcome() {
+        let (net, clock) = (Arc::new(Refusal::default()), Arc::new(RealClock::new()));
+        let peers = Peers::new(net.clone(), clock.clone(), hello(Spoken::default(), None, None), 1);
+        let reach = async |within: Duration| {
+            let limit = Mono::from_origin(clock.mono()) + within;
+            peers.reach([(NodeId(2), "n2:1".to_owned())], limit).await;
+            net.0.load(Ordering::SeqCst)
+        };
+        assert_eq!(reach(Duration::from_secs(60)).await, 0, "nobody has found it down");
+        let deadline = Mono::from_origin(clock.mono()) + Duration::from_secs(60);
+        let call = peers.call::<Pong>(NodeId(2), "n2:1", &Ping, FrameHead::default(), deadline);
+        assert!(call.await.is_err());
+        assert_eq!(peers.unreached(), [NodeId(2)]);
+        tokio::time::sleep(FRESH).await;
+        // Well before its back-off is over. The second dial never ends, and nobody waits longer than asked for.
+        assert_eq!(reach(Duration::from_millis(1)).await, 2);
+        assert_eq!(reach(Duration::from_millis(1)).await, 2, "one dial at a time");
+        assert_eq!(peers.down(), [NodeId(2)]);
     }
 
     #[tokio::test]

@@ -353,7 +353,7 @@ impl Inner {
         let mut bytes = 0;
         if !theirs.is_empty() && flow == Flow::Both {
             bytes += theirs.size_bytes() as u64;
-            let kept = self.store_own(&slot, &[], &theirs, Durability::Sync, fences).await;
+            let kept = self.store_own(&slot, &[], &theirs, Durability::Sync, fences, None).await;
             kept.map_err(|why| why.into_refusal().message)?;
             self.metrics.exchange_pulled.one();
         }

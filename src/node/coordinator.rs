@@ -125,8 +125,9 @@ impl Node {
             inner.takes_guest(&inner.slot(Table::Guest, put.namespace, &put.key)).await?;
         }
         let (over, seen) = self.over(&put, request).await?;
-        inner.in_time(request)?;
         let w = self.quorum_size("w", put.quorum.w)?;
+        inner.reach(&list, w, put.quorum.strict, request.deadline).await;
+        inner.in_time(request)?;
         let machine_request = PutRequest {
             w,
             strict: put.quorum.strict,
@@ -276,6 +277,7 @@ impl Node {
         request: Request,
     ) -> Result<Option<GetDone>, Refusal> {
         let inner = &self.inner;
+        inner.reach(list, r, strict, request.deadline).await;
         let started = inner.now();
         let machine_request = GetRequest {
             r,
@@ -506,7 +508,7 @@ impl Inner {
             let slot = self.slot(table, store.namespace, &store.key);
             self.takes_guest(&slot).await.map_err(|refusal| failure_of(refusal.code))?;
             let Store { guest_of, record, durability, fences, .. } = store;
-            let kept = self.store_own(&slot, guest_of, record, *durability, *fences).await;
+            let kept = self.store_own(&slot, guest_of, record, *durability, *fences, None).await;
             return kept.map_err(|why| failure_of(why.into_refusal().code));
         }
         match self.send(node, store, request).await {

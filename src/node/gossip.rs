@@ -23,6 +23,8 @@ use super::metrics::Door;
 use super::{Inner, Node, Request, lock};
 use crate::dynamo::detector::{SILENCE_MIN, View};
 use crate::dynamo::membership::{Heard, Heartbeat};
+use crate::dynamo::preference::{PreferenceList, Role};
+use crate::dynamo::quorum::Tally;
 use crate::net::link::CallError;
 use crate::net::message::{Gossip, GossipReply, PeerState, PeerView};
 use crate::types::{Mono, NodeId, TraceId};
@@ -70,6 +72,36 @@ impl Inner {
         down.sort_unstable();
         down.dedup();
         down
+    }
+
+    /// Makes sure of who is there, if `need` of these candidates are not without nodes that could not be reached when they were last
+    /// dialled: those are dialled anew and waited for, as long as a silent primary would be. They may have started since; and of
+    /// those that have not, an operation that cannot do without them knows before it begins.
+    pub(super) async fn reach(&self, list: &PreferenceList, need: usize, strict: bool, deadline: Mono) {
+        let unreached = self.peers.unreached();
+        if unreached.is_empty() {
+            return;
+        }
+        let mut tally = Tally::new(&list.layouts, need);
+        for candidate in list.candidates.iter().filter(|candidate| !unreached.contains(&candidate.node)) {
+            match (candidate.role, strict) {
+                (Role::Primary, true) => tally.count_primary(candidate.node),
+                (Role::Fallback, true) => {}
+                (_, false) => tally.count_anywhere(candidate.node),
+            }
+        }
+        if !tally.is_met() {
+            let candidates = list.candidates.iter().map(|candidate| candidate.node);
+            self.dial(candidates, deadline).await;
+        }
+    }
+
+    /// Dials those of these nodes anew that could not be reached, and waits for them as long as for a silent primary.
+    pub(super) async fn dial(&self, nodes: impl Iterator<Item = NodeId>, deadline: Mono) {
+        let now = self.now();
+        let limit = now + self.config.hint_after.min(deadline.since(now) / 2);
+        let nodes = nodes.filter(|node| *node != self.id);
+        self.peers.reach(nodes.filter_map(|node| Some((node, self.peer_addr(node)?))), limit).await;
     }
 
     /// Takes note of how a call went.

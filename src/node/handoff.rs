@@ -232,7 +232,8 @@ impl Inner {
         let targets: Vec<NodeId> = entry.targets.iter().copied().filter(|node| *node != self.id).collect();
         // It does not leave the node, so the fence that counts is the one that stands now; what is held here is never older.
         let fences = self.fences(guest.partition).await.map_err(|error| error.to_string())?;
-        let kept = self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync, fences).await;
+        let kept =
+            self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync, fences, None).await;
         kept.map_err(|why| why.into_refusal().message)?;
         point!("guest-turned-data");
         fact!(TurnedIntoData { node: self.id, slot: guest });

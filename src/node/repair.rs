@@ -26,6 +26,7 @@ impl Node {
                 return Err(Refusal::new(RefusalCode::Overloaded, message).with_retry_after(RETRY_AFTER));
             }
         };
+        inner.dial(inner.preference_of(repair.partition).primaries(), over).await;
         let mut compared = Vec::new();
         let ended = select! {
             biased;

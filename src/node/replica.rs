@@ -9,7 +9,7 @@ use tracing::Instrument;
 
 use super::fences::{NotKept, fences_of};
 use super::metrics::{Door, Look};
-use super::{Inner, Node};
+use super::{Inner, Node, lock};
 use crate::dynamo::get::{OwnCopy, ReplicaFailure};
 use crate::dynamo::reaping::{Admission, Fences};
 use crate::dynamo::version::{LocalPutError, Overwrite, PutDone, Record, VersionVector, Write};
@@ -24,7 +24,7 @@ use crate::net::serve::{Service, answer, refuse, unknown_operation};
 use crate::storage::{
     Change, Direction, Durability, Entry, LogPosition, PartitionState, Slot, StorageError, Table,
 };
-use crate::types::{Key, Mono, Namespace, NodeId, PartitionId};
+use crate::types::{Key, LayoutRef, Mono, Namespace, NodeId, PartitionId};
 
 /// What a put overwrites, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,6 +198,9 @@ impl Inner {
     }
 
     /// Merges a record, read by whoever holds it under `fences`, into this node's copy; as durable on return as is asked for.
+    ///
+    /// `under`: only while the node goes by this layout. Of what came under an earlier one, and is merged after this node was
+    /// compared under the next, the new primaries never hear; a coordinator that still goes by the earlier one would count it.
     pub(crate) async fn store_own(
         &self,
         slot: &Slot,
@@ -205,11 +208,12 @@ impl Inner {
         record: &Record,
         durability: net::Durability,
         fences: Fences,
+        under: Option<LayoutRef>,
     ) -> Result<(), NotKept> {
         // An empty or outdated partition takes over the fence first.
         self.catch_up(slot.partition, fences).await?;
         let merge = |entry: &mut Entry, state: &PartitionState| {
-            if self.has_moved(slot) {
+            if self.has_moved(slot) || under.is_some_and(|layout| layout != self.layout_ref()) {
                 return (Change::Keep, Err(NotKept::Moved));
             }
             let own = fences_of(state);
@@ -255,6 +259,15 @@ impl Inner {
             return Ok(());
         }
         Ok(self.store.wait_synced(self.reveals(slot, durability, position)).await?)
+    }
+
+    /// How a message under another layout is refused: with this node's layouts, so that the sender can catch up and send it again.
+    fn goes_by_another(&self, theirs: LayoutRef) -> Refusal {
+        self.metrics.wrong_layouts.one();
+        let (ours, theirs) = (self.layout_ref().version, theirs.version);
+        let message = format!("this node goes by layout {ours}, the caller by {theirs} or a conflicting one");
+        let layouts = lock(&self.layouts).history.active().to_vec();
+        Refusal { layouts, ..Refusal::new(RefusalCode::WrongLayout, message) }
     }
 
     /// Notes beside this node's own copy that `target` does not have it.
@@ -326,14 +339,9 @@ impl PeerService {
             adopted.map_err(|error| Refusal::new(RefusalCode::WrongLayout, error.to_string()))?;
             return Ok(answer(frame, &OfferLayoutsReply { active: self.node.layouts().active }));
         }
-        let layout = node.layout_ref();
-        if frame.head.layout != layout {
-            node.metrics.wrong_layouts.one();
-            let (ours, theirs) = (layout.version, frame.head.layout.version);
-            let message =
-                format!("this node goes by layout {ours}, the caller by {theirs} or a conflicting one");
-            let layouts = self.node.layouts().active;
-            return Err(Refusal { layouts, ..Refusal::new(RefusalCode::WrongLayout, message) });
+        let theirs = frame.head.layout;
+        if theirs != node.layout_ref() {
+            return Err(node.goes_by_another(theirs));
         }
         let request = || {
             let remaining = Duration::from_millis(frame.head.remaining_ms.into());
@@ -354,13 +362,14 @@ impl PeerService {
                 let targets: &[NodeId] = if table == Table::Guest { &store.guest_of } else { &[] };
                 let slot = node.slot(table, store.namespace, &store.key);
                 node.takes_guest(&slot).await?;
-                let kept =
-                    node.store_own(&slot, targets, &store.record, store.durability, store.fences).await;
+                let Store { record, durability, fences, .. } = &store;
+                let kept = node.store_own(&slot, targets, record, *durability, *fences, Some(theirs)).await;
                 Ok(answer(
                     frame,
                     &match kept {
                         Ok(()) => StoreReply::Kept,
                         Err(NotKept::Fenced(own)) => StoreReply::Fenced(own),
+                        Err(NotKept::Moved) => return Err(node.goes_by_another(theirs)),
                         Err(why) => return Err(why.into_refusal()),
                     },
                 ))
@@ -435,6 +444,27 @@ impl Service for PeerService {
 mod tests {
     use super::super::testing::open;
     use super::*;
+
+    #[tokio::test]
+    async fn a_copy_is_merged_under_the_layout_that_it_came_under_or_not_at_all() {
+        let node = open(|_| {}).await;
+        let inner = &node.inner;
+        let slot = inner.slot(Table::Data, Namespace::default(), &Key::new(&b"dove"[..]).unwrap());
+        let came_under = inner.layout_ref();
+        let merge = async |under: LayoutRef| {
+            let (record, durability) = (Record::new(), net::Durability::Sync);
+            inner.store_own(&slot, &[], &record, durability, Fences::default(), Some(under)).await
+        };
+        merge(came_under).await.unwrap();
+        let mut active = node.layouts().active;
+        let mut members = active[0].members().to_vec();
+        members.iter_mut().for_each(|member| member.capacity += 1);
+        active.insert(0, Arc::new(active[0].next(members).unwrap()));
+        node.adopt_layouts(active).await.unwrap();
+        assert!(inner.preference_of(slot.partition).is_primary(inner.id), "still one of its primaries");
+        assert_eq!(merge(came_under).await, Err(NotKept::Moved));
+        merge(inner.layout_ref()).await.unwrap();
+    }
 
     #[tokio::test]
     async fn no_target_is_noted_beside_a_copy_that_was_taken_away_meanwhile() {

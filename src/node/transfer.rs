@@ -9,8 +9,9 @@
 //! ```
 //! The bad orders
 //! - **A write that only old primaries hold, after the new ones were compared.** A replica takes no message under another layout
-//!   than its own, so by the time it is compared under the new layout it takes nothing under the old one alone any more; and
-//!   a put is answered only when it has W in each layout that is active then (`PutMachine::on_layout`).
+//!   than its own, looked at once more where the copy is merged, so by the time it is compared under the new layout it takes nothing
+//!   under the old one alone any more; and a put is answered only when it has W in each layout that is active then
+//!   (`PutMachine::on_layout`).
 //! - **A crash between the mark and the layout**: the mark first. A partition that is marked too early is refilled once more.
 //! - **A comparison under the old layout ends after the mark was taken away, and sets it again**: it must end in the epoch in which
 //!   it began; each change of the layouts begins another.

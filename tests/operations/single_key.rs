@@ -298,3 +298,27 @@ async fn a_write_is_not_refused_because_nodes_that_answer_are_taken_for_down() {
     assert!(reply.replicas.primaries.len() >= 2 && are_down());
     assert_eq!(values(&cluster, 0, Get::new(key("dove"))).await, ["coo"]);
 }
+
+#[tokio::test]
+async fn nodes_that_were_not_there_a_moment_ago_are_asked_where_there_is_no_choice() {
+    let cluster = Cluster::start_with(3, |_, config| {
+        // Nobody dials by itself, and who was found down is left alone for as long as it lasts.
+        config.detector.interval = Duration::from_secs(1_000_000);
+    })
+    .await;
+    let others = ["n2:peer", "n3:peer"];
+    others.iter().for_each(|addr| cluster.net.close(addr));
+    let put = |value: &'static str| Put::new(key("dove"), write_id(), value);
+    let reply = cluster.nodes[0].put(put("grey"), cluster.request(0)).await.unwrap();
+    assert!(matches!(reply.outcome, PutOutcome::Unknown { .. }), "{:?}", reply.outcome);
+    for _ in 0..20 {
+        // However often: those that are away are known to be before anything is written.
+        let refused = cluster.nodes[0].put(put("white"), cluster.request(0)).await.unwrap_err();
+        assert_eq!(refused.code, RefusalCode::TooFewReplicas);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    others.iter().for_each(|addr| cluster.net.reopen(addr));
+    // As long as an outcome counts as fresh.
+    tokio::time::sleep(Duration::from_millis(11)).await;
+    assert!(applied(&cluster, 0, put("black")).await.replicas.primaries.len() >= 2);
+}
