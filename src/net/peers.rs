@@ -391,7 +391,7 @@ mod tests {
         let call = peers.call::<Pong>(NodeId(2), "n2:1", &Ping, FrameHead::default(), deadline);
         assert!(call.await.is_err());
         assert_eq!(peers.unreached(), [NodeId(2)]);
-        tokio::time::sleep(FRESH).await;
+        clock.sleep_until(clock.mono() + FRESH).await;
         // Well before its back-off is over. The second dial never ends, and nobody waits longer than asked for.
         assert_eq!(reach(Duration::from_millis(1)).await, 2);
         assert_eq!(reach(Duration::from_millis(1)).await, 2, "one dial at a time");

@@ -7,7 +7,7 @@
 //!   nobody has anything left to move?   retire 1: node.meta has [2] alone
 //!   holds data of a partition that no active layout gives it?   push it to each primary, then remove it
 //! ```
-//! The bad orders
+//! The bad orders, each of which breaks a promise in `tests/layout_model` without the rule behind it
 //! - **A write that only old primaries hold, after the new ones were compared.** A replica takes no message under another layout
 //!   than its own, looked at once more where the copy is merged, so by the time it is compared under the new layout it takes nothing
 //!   under the old one alone any more; and a put is answered only when it has W in each layout that is active then
