@@ -10,7 +10,8 @@
 //!
 //! A node that has left a request unanswered, refused one for now, or could not say what became of a write, is *in doubt*
 //! for a second: it may be paused, busy or cut off from the others, and still takes connections. Others are asked first.
-//! Without that whoever makes an unknown write again comes to the same node, and finds out nothing until it is well.
+//! Without that whoever makes an unknown write again comes to the same node, and finds out nothing until it is well. After that
+//! second one request finds out how it is; the others go past it for another second, unless it has answered.
 //!
 //! The first node that answers says which cluster the client is for, unless its configuration did. From then on a node of
 //! another one, as may come up at an address that was given to somebody else, is left alone like one that is down; nothing
@@ -37,8 +38,7 @@ use crate::types::{ClusterId, Mono};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(3);
-/// For so long others are asked before a node that is in doubt. Then it is asked again: of a client that asks often,
-/// some requests a second find out that it still says nothing.
+/// For so long others are asked before a node that is in doubt. Then one request finds out how it is.
 const DOUBT: Duration = Duration::from_secs(1);
 /// A request that had less time than this and was not answered says nothing of the node.
 const SILENCE_MIN: Duration = Duration::from_millis(20);
@@ -90,7 +90,8 @@ struct Connection {
 struct State {
     connections: Vec<Arc<Connection>>,
     down: Option<Down>,
-    doubted_until: Mono,
+    /// The node is in doubt, and nobody is to find out how it is until then.
+    doubted_until: Option<Mono>,
 }
 
 /// One node.
@@ -204,15 +205,20 @@ impl Pool {
         let mut doubted: Option<(Mono, &Addr)> = None;
         for addr in candidates.iter().filter(|addr| !avoid.contains(addr)) {
             let Some(slot) = slots.get(addr) else { return Some(addr) };
-            let state = slot.state();
+            let mut state = slot.state();
             if state.down.as_ref().is_some_and(|down| now < down.until) {
                 continue;
             }
-            if now >= state.doubted_until {
-                return Some(addr);
-            }
-            if doubted.is_none_or(|(until, _)| state.doubted_until < until) {
-                doubted = Some((state.doubted_until, addr));
+            match state.doubted_until {
+                None => return Some(addr),
+                Some(until) if until <= now => {
+                    state.doubted_until = Some(now + DOUBT);
+                    return Some(addr);
+                }
+                Some(until) if doubted.is_none_or(|(oldest, _)| until < oldest) => {
+                    doubted = Some((until, addr))
+                }
+                Some(_) => {}
             }
         }
         doubted.map(|(_, addr)| addr)
@@ -220,7 +226,7 @@ impl Pool {
 
     /// Asks others before this node for a while: it says nothing, or nothing that helps.
     pub(super) fn doubt(&self, addr: &Addr) {
-        self.slot(addr).state().doubted_until = self.now() + DOUBT;
+        self.slot(addr).state().doubted_until = Some(self.now() + DOUBT);
     }
 
     /// Why the candidates that are left alone are. Waiting helps, unless each of them belongs to another cluster.
@@ -253,7 +259,10 @@ impl Pool {
         let (received, asked) = (link.received(), self.now());
         let answer = link.exchange(self.clock.as_ref(), frame, deadline).await;
         let (failed, dead) = match answer {
-            Ok(frame) => return Ok(frame),
+            Ok(frame) => {
+                slot.state().doubted_until = None;
+                return Ok(frame);
+            }
             Err(CallError::NotSent(reason)) => {
                 (Failed::NotSent(format!("{addr}: {reason}")), link.is_broken())
             }

@@ -249,7 +249,7 @@ pub(crate) struct Times {
 struct Measured {
     /// `None`: it was given up.
     micros: Option<u64>,
-    /// What was done last before it began, how long before, and what the last try was told that failed. Of slow ones.
+    /// What was done last before it began, how long before, and what the tries were told that failed. Of slow ones.
     after: Option<(String, Duration, String)>,
 }
 
@@ -269,7 +269,7 @@ impl Times {
         let is_slow = micros.is_none_or(|micros| micros > SOON);
         let after = last
             .filter(|_| is_slow)
-            .map(|(line, at)| (line, began.saturating_duration_since(at), ended.told.unwrap_or_default()));
+            .map(|(line, at)| (line, began.saturating_duration_since(at), ended.told.join(", then ")));
         self.requests.lock().unwrap().push(Measured { micros, after });
     }
 
@@ -359,8 +359,8 @@ pub(crate) async fn user(addrs: Vec<String>, seed: u64, times: Arc<Times>, stop:
 struct Ended {
     /// How long it took until it was answered.
     time: Option<Duration>,
-    /// Why its last try before that failed.
-    told: Option<String>,
+    /// Why its tries before that failed, one after the other.
+    told: Vec<String>,
 }
 
 /// A read, or a write under this id.
@@ -379,7 +379,7 @@ async fn request(client: &Client, key: &Key, write_id: Option<WriteId>) -> Ended
         let Err(error) = tried else {
             return Ended { time: Some(began.elapsed()), ..ended };
         };
-        ended.told = Some(error.to_string());
+        ended.told.push(error.to_string());
         if !matches!(error, ClientError::Unknown(_)) {
             tokio::time::sleep(AGAIN_AFTER).await;
         }

@@ -304,6 +304,21 @@ async fn who_makes_an_unknown_write_again_is_not_sent_to_the_same_node() {
 }
 
 #[tokio::test]
+async fn one_request_finds_out_whether_a_node_in_doubt_is_back() {
+    let (net, layouts, seen) = three(|_| Reaction::Silence).await;
+    let client = client(&net, &[2, 3]);
+    let options = WriteOptions { timeout: Some(Duration::from_millis(400)), ..WriteOptions::default() };
+    let key = key_of(&layouts, 1);
+    client.put(&key, "grey", &options).await.expect_err("nobody answers");
+    for asked in [2, 3] {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let puts = (0..20).map(|_| client.put(&key, "grey", &options));
+        let failed = futures_util::future::join_all(puts).await.into_iter().filter(Result::is_err);
+        assert_eq!((failed.count(), writes(&seen)[0]), (1, asked), "all the others go past it");
+    }
+}
+
+#[tokio::test]
 async fn a_node_in_doubt_is_better_than_none() {
     let net = MemoryNet::default();
     let layouts = vec![first_layout(3)];
@@ -413,19 +428,20 @@ async fn many_requests_share_a_connection_and_never_open_more_than_allowed() {
         seen.push(scripted(&net, id, layouts.clone(), Arc::new(|_| Reaction::Silence)).await);
     }
     let key = key_of(&layouts, 1);
-    let client = client_with(&net, &[2], |config| config.connections_per_node = 2);
+    let client = || client_with(&net, &[2], |config| config.connections_per_node = 2);
     let options = WriteOptions { timeout: Some(Duration::from_millis(1500)), ..WriteOptions::default() };
-    let ask = async |count: usize| {
+    let ask = async |client: &Client, count: usize| {
         let outcomes = join_all((0..count).map(|_| client.put(&key, "x", &options))).await;
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Err(ClientError::Unknown(_)))));
+        (seen[0].connections.load(Ordering::SeqCst), seen[0].count(Put::KIND))
     };
-    ask(100).await;
-    assert_eq!((seen[0].connections.load(Ordering::SeqCst), seen[0].count(Put::KIND)), (1, 100));
-    // Until then it is in doubt, and others would be asked.
+    let (few, many) = (client(), client());
+    assert_eq!(ask(&few, 100).await, (1, 100));
+    assert_eq!(ask(&many, 500).await, (1 + 2, 600));
+    // Until then the node is in doubt, and others would be asked.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    ask(500).await;
-    // The first was given up, because nothing ever came over it.
-    assert_eq!((seen[0].connections.load(Ordering::SeqCst), seen[0].count(Put::KIND)), (3, 600));
+    // The first connection was given up, because nothing ever came over it.
+    assert_eq!(ask(&few, 1).await, (4, 601));
 }
 
 #[tokio::test]
