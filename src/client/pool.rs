@@ -216,7 +216,7 @@ impl Pool {
                     return Some(addr);
                 }
                 Some(until) if doubted.is_none_or(|(oldest, _)| until < oldest) => {
-                    doubted = Some((until, addr))
+                    doubted = Some((until, addr));
                 }
                 Some(_) => {}
             }

@@ -264,7 +264,7 @@ impl Times {
         *self.last.lock().unwrap() = Some((line.trim().to_owned(), Instant::now()));
     }
 
-    fn add(&self, began: Instant, last: Option<(String, Instant)>, ended: Ended) {
+    fn add(&self, began: Instant, last: Option<(String, Instant)>, ended: &Ended) {
         let micros = ended.time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         let is_slow = micros.is_none_or(|micros| micros > SOON);
         let after = last
@@ -347,7 +347,7 @@ pub(crate) async fn user(addrs: Vec<String>, seed: u64, times: Arc<Times>, stop:
         let (client, times) = (client.clone(), times.clone());
         requests.spawn(async move {
             let (began, last) = (Instant::now(), times.last.lock().unwrap().clone());
-            times.add(began, last, request(&client, &key, write_id).await);
+            times.add(began, last, &request(&client, &key, write_id).await);
         });
         while requests.try_join_next().is_some() {}
     }
