@@ -371,6 +371,12 @@ mod tests {
         let mut buffer = [9; 6];
         assert!(!file.read_now(0, &mut buffer) || &buffer == b"\0\0\0abc");
         assert!(!file.read_now(4, &mut buffer));
+        // ext4 and XFS answer from the page cache, where this stands.
+        let kind = rustix::fs::statfs(dir.path()).unwrap().f_type;
+        if [0xef53, 0x5846_5342].contains(&kind) {
+            let mut buffer = [9; 6];
+            assert!(file.read_now(0, &mut buffer) && &buffer == b"\0\0\0abc", "on {kind:#x}");
+        }
     }
 
     #[tokio::test]

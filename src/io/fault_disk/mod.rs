@@ -48,7 +48,7 @@ use bytes::Bytes;
 use rand::Rng;
 use tokio::sync::oneshot;
 
-use super::{BoxFuture, Clock, DirLock, Disk, File};
+use super::{BoxFuture, Clock, DirLock, Disk, File, Unwritten};
 
 mod content;
 mod fault;
@@ -292,6 +292,19 @@ impl File for Open {
     fn write_at(&self, offset: u64, bytes: Bytes) -> BoxFuture<'static, io::Result<()>> {
         let id = self.id;
         self.disk.run(&self.path, move |image| image.write_at(id, offset, bytes))
+    }
+
+    fn write_and_sync(
+        &self,
+        offset: u64,
+        bytes: &Bytes,
+    ) -> Option<BoxFuture<'static, Result<(), Unwritten>>> {
+        let written = self.write_at(offset, bytes.clone());
+        let (disk, path, id) = (self.disk.clone(), self.path.clone(), self.id);
+        Some(Box::pin(async move {
+            written.await.map_err(Unwritten::Write)?;
+            disk.run(&path, move |image| image.sync_data(id)).await.map_err(Unwritten::Sync)
+        }))
     }
 
     fn set_len(&self, len: u64) -> BoxFuture<'static, io::Result<()>> {
