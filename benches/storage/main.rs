@@ -385,26 +385,41 @@ fn cold(dir: &Path, keys: u64) {
     });
 }
 
-/// Overwrites a small store many times over: what compaction costs.
+/// Overwrites the whole store many times over, with the settings of a node: what compaction costs.
 fn overwrite(dir: &Path, keys: u64) {
     for (name, dead) in [("without compaction", 101), ("with compaction", config().dead_percent_max)] {
         let dir = fresh(&dir.join("overwrite"));
         runtime().block_on(async {
-            let sized = StoreConfig { segment_bytes: 8 << 20, dead_percent_max: dead, ..config() };
-            let (store, _) = open(&dir, sized).await;
-            clients(&store, keys, 256, keys, true).await;
-            let before = store.stats();
-            let rounds = 5;
-            let mut times = clients(&store, keys, 256, keys * rounds, false).await;
-            let after = store.stats();
+            let (at_once, rounds) = (256, 5);
+            let (store, _) = open(&dir, StoreConfig { dead_percent_max: dead, ..config() }).await;
+            clients(&store, keys, at_once, keys, true).await;
+            let (raw, _) = appends(&dir, usize::try_from(at_once).expect("small"), 2.0);
+            let (before, began) = (store.stats(), Instant::now());
+            // The most space that it takes at any moment.
+            let most = Arc::new(AtomicU64::default());
+            let watching = tokio::spawn({
+                let (store, most) = (store.clone(), most.clone());
+                async move {
+                    loop {
+                        let now = store.stats();
+                        most.fetch_max(now.log_bytes * 100 / now.live_bytes.max(1), Ordering::Relaxed);
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            });
+            let mut times = clients(&store, keys, at_once, keys * rounds, false).await;
+            let (after, took) = (store.stats(), began.elapsed());
+            watching.abort();
             row(
                 &format!("{rounds} x {keys} overwrites, {name}"),
                 &format!(
-                    "p50 {:?}  p99 {:?}  {:.2} bytes/byte  space {:.2}",
+                    "{:>8.0}/s  floor {raw:>7.0}/s  p50 {:?}  p99 {:?}  {:.2} bytes/byte  space {:.2}, at most {:.2}",
+                    (keys * rounds) as f64 / took.as_secs_f64(),
                     percentile(&mut times, 500),
                     percentile(&mut times, 990),
                     (written(&after) - written(&before)) as f64 / (keys * rounds * USER_BYTES) as f64,
                     after.log_bytes as f64 / after.live_bytes as f64,
+                    most.load(Ordering::Relaxed) as f64 / 100.0,
                 ),
             );
             store.close().await.expect("closed");
@@ -436,7 +451,7 @@ fn main() {
         }
     }
     if wanted("overwrite") {
-        overwrite(&fresh(&dir), keys / 5);
+        overwrite(&fresh(&dir), keys);
     }
     let _ = std::fs::remove_dir_all(&dir);
 }
