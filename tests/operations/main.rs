@@ -5,6 +5,7 @@
 
 mod batches;
 mod client;
+mod concurrency;
 mod guest_repair;
 mod hostile;
 mod layouts;
