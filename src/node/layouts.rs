@@ -26,7 +26,7 @@ use crate::dynamo::preference::PreferenceList;
 use crate::net::link::CallError;
 use crate::net::message::{Message, OfferLayouts, OfferLayoutsReply, RefusalCode};
 use crate::storage::StorageError;
-use crate::storage::directory::{self, FORMAT, NodeMeta};
+use crate::storage::directory::{FORMAT, NodeMeta};
 use crate::types::{LayoutRef, NodeId, PartitionId};
 
 /// How often one message is sent again because the layouts did not match. Two may change at once; more may not.
@@ -112,7 +112,7 @@ impl Inner {
             descriptor: self.descriptor.clone(),
             layouts: history.active().iter().map(|layout| Layout::clone(layout)).collect(),
         };
-        directory::write(self.io.disk.as_ref(), &self.config.dir, &meta).await?;
+        self.store.write_meta(&meta).await?;
         let mut layouts = super::lock(&self.layouts);
         // First, and under the lock: who has looked at the epoch before the layouts sees that it has passed.
         self.epoch.next();

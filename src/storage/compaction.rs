@@ -17,7 +17,11 @@
 //!   above all for the next rule.
 //! - A **removal record** may be the only thing that keeps an older entry of its key away. It is dropped only when no
 //!   older segment is there, and the snapshot on the disk (which may still list the key) is from after the removal.
-//! - A victim with a record that is needed and cannot be read stays: its key must be corrupt, not absent.
+//! - A victim with a record that is needed and cannot be read stays: its key must be corrupt, not absent. So does one with any
+//!   damage while its removals are needed: what was there may have been the removal of a key that an older segment, or the
+//!   snapshot, still lists. Kept, it tells the next replay that there is a hole; gone, the key would be back unnoticed.
+//! - A segment goes only once the snapshot stands for all of the one before it. Where that one ends nobody else can tell
+//!   then: cut short, it would lack records of which nothing knows. A snapshot knows of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +31,7 @@ use super::body::decode_id;
 use super::engine::{Inner, lock};
 use super::format::{KIND_ENTRY, KIND_REMOVE, KIND_START, KIND_STATE, PartitionSet, StateBody};
 use super::index::Place;
+use super::log::Need;
 use super::segment::{Segment, path_of};
 use super::walk::{Item, Walk};
 use crate::net::codec;
@@ -45,14 +50,22 @@ const COPY_DUE: Duration = Duration::from_millis(20);
 const STEP: u64 = 32 * 1024;
 const STEP_MAX: u64 = 512 * 1024;
 
-/// The segment to compact next, and by how many times the limit of bandwidth may be passed. Dead ones are to go at
-/// once, whatever the limits.
-pub(super) fn victim(inner: &Inner) -> Option<(Arc<Segment>, u64)> {
+/// What is to be done next.
+pub(super) enum Next {
+    /// Compact this segment; the limit of bandwidth may be passed by so many times. Dead ones go at once, whatever the limits.
+    Compact(Arc<Segment>, u64),
+    /// Write a snapshot: too much is dead, and all of it in segments that may not go before.
+    Snapshot,
+}
+
+/// What gives space back, if anything is to.
+pub(super) fn next(inner: &Inner) -> Option<Next> {
     let segments = inner.segments.all();
     let synced = inner.log.synced();
     let newest = inner.log.segment().id;
     let (mut len, mut live) = (0, 0);
     let mut worst: Option<(u64, Arc<Segment>)> = None;
+    let mut waiting = false;
     for (at, segment) in segments.iter().enumerate() {
         let removals = if at == 0 && removals_may_go(inner, segment) { 0 } else { segment.removals() };
         let needed = segment.live() + removals;
@@ -62,10 +75,14 @@ pub(super) fn victim(inner: &Inner) -> Option<(Arc<Segment>, u64)> {
         if !closed || inner.is_pinned(segment) {
             continue;
         }
-        if needed == 0 {
-            return Some((segment.clone(), 0));
-        }
         let dead = segment.len().saturating_sub(needed) * 100 / segment.len().max(1);
+        if inner.segments.follows_beyond(segment, inner.snapshot_from()) {
+            waiting |= dead >= VICTIM_DEAD_MIN;
+            continue;
+        }
+        if needed == 0 {
+            return Some(Next::Compact(segment.clone(), 0));
+        }
         if dead >= VICTIM_DEAD_MIN && worst.as_ref().is_none_or(|(most, _)| dead > *most) {
             worst = Some((dead, segment.clone()));
         }
@@ -73,11 +90,17 @@ pub(super) fn victim(inner: &Inner) -> Option<(Arc<Segment>, u64)> {
     let dead = (len - live.min(len)) * 100 / len.max(1);
     let limit = u64::from(inner.config.dead_percent_max);
     let enough = len >= inner.config.segment_bytes;
-    worst.filter(|_| enough && dead >= limit).map(|(_, segment)| (segment, (dead - limit) / HURRY_STEP))
+    if !enough || dead < limit {
+        return None;
+    }
+    match worst {
+        Some((_, segment)) => Some(Next::Compact(segment, (dead - limit) / HURRY_STEP)),
+        None => waiting.then_some(Next::Snapshot),
+    }
 }
 
 /// Whether nothing needs the removal records of the oldest segment any more.
-fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
+pub(super) fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
     !inner.segments.any_older(segment.id) && segment.end() <= inner.snapshot_from()
 }
 
@@ -88,7 +111,8 @@ fn removals_may_go(inner: &Inner, segment: &Segment) -> bool {
 pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) -> Result<(), StorageError> {
     point!("compaction-begun");
     let path = path_of(&inner.dir, victim.id);
-    if !victim.is_dead() {
+    let was_dead = victim.is_dead();
+    if !was_dead {
         let Some(file) = victim.file().cloned() else { return Ok(()) };
         let from = super::format::SEGMENT_HEAD_LEN as u64;
         let mut walk = Walk::new(file, victim.salted(), from.min(victim.len()), victim.len());
@@ -96,10 +120,14 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
         let mut moving = Move { inner, victim, drop_removals, id: Vec::new() };
         let mut pace = Pace::new(inner, hurry);
         let mut group = PartitionSet::ALL;
+        let mut damaged = false;
         while let Some(item) = walk.next().await.map_err(StorageError::io("read", &path))? {
             match item {
                 Item::Group { head, .. } => group = head.partitions,
-                Item::Bad { from, to } => inner.note_damage(victim, from, to, &group),
+                Item::Bad { from, to } => {
+                    damaged = true;
+                    inner.note_damage(victim, from, to, &group);
+                }
                 Item::Record { offset, bytes, opened } => {
                     let body = &bytes[opened.body];
                     let position = victim.base + offset;
@@ -108,6 +136,14 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
                 }
             }
         }
+        if damaged && !drop_removals {
+            tracing::error!(
+                segment = victim.id,
+                "kept: a removal that is needed may have stood where it is damaged"
+            );
+            inner.pin(victim);
+            return Ok(());
+        }
     }
     if victim.live() > 0 {
         tracing::error!(segment = victim.id, bytes = victim.live(), "kept: needed records cannot be read");
@@ -115,8 +151,8 @@ pub(super) async fn compact(inner: &Inner, victim: &Arc<Segment>, hurry: u64) ->
         return Ok(());
     }
     // Not the copies alone: what made a record here dead may be gathered and not durable, and this file all that a
-    // crash would leave of the key.
-    let (end, _) = inner.log.end();
+    // crash would leave of the key. And no more than that: a full disk must be able to give up what is dead for long.
+    let end = if was_dead { victim.released() } else { inner.log.end().0 };
     inner.log.wait_synced(end).await?;
     point!("segment-dead");
     inner.disk.remove(&path).await.map_err(StorageError::io("remove", &path))?;
@@ -143,7 +179,10 @@ impl Move<'_> {
         let Move { inner, victim, drop_removals, id } = self;
         let copy = |partition: PartitionId| {
             let due = inner.clock.mono() + COPY_DUE;
-            inner.log.append(partition, due, |out, seed| super::format::append_raw(out, seed, kind, body))
+            let need = if kind == KIND_REMOVE { Need::Removal } else { Need::Record };
+            inner
+                .log
+                .append(partition, need, due, |out, seed| super::format::append_raw(out, seed, kind, body))
         };
         match kind {
             KIND_ENTRY => {
@@ -154,10 +193,9 @@ impl Move<'_> {
                 let Some((spot, old)) = index.find(id).filter(|(_, place)| place.position == position) else {
                     return Ok(());
                 };
-                let (to, len, segment) = copy(number)?;
+                let (to, len) = copy(number)?;
                 // What is copied was synced here: the old file stays until the copy is, so nobody has to wait.
                 index.replace(spot, Place::new(to, len, old.hash, false).with_reapable(old.is_reapable()));
-                segment.add_live(len as u64);
                 victim.sub_live(old.len() as u64);
                 inner.copied(len);
             }
@@ -171,8 +209,7 @@ impl Move<'_> {
                 if partition.index(table).get(id).is_some() {
                     return Ok(());
                 }
-                let (_, len, segment) = copy(number)?;
-                segment.add_removal(len as u64);
+                let (_, len) = copy(number)?;
                 inner.copied(len);
             }
             KIND_STATE => {
@@ -182,9 +219,8 @@ impl Move<'_> {
                 if partition.state_place != Some((position, len)) {
                     return Ok(());
                 }
-                let (to, len, segment) = copy(number)?;
+                let (to, len) = copy(number)?;
                 partition.state_place = Some((to, len));
-                segment.add_live(len as u64);
                 victim.sub_live(len as u64);
             }
             KIND_START => {
@@ -192,9 +228,8 @@ impl Move<'_> {
                 if started.1 != position {
                     return Ok(());
                 }
-                let (to, len, segment) = copy(PartitionId(0))?;
+                let (to, len) = copy(PartitionId(0))?;
                 (started.1, started.2) = (to, len);
-                segment.add_live(len as u64);
                 victim.sub_live(len as u64);
             }
             _ => {}

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use super::format::{KIND_CLEAN, KIND_META, Salted, append_record, seed_of};
 use super::segment::PROVEN_MAX;
 use crate::dynamo::cluster::ClusterDescriptor;
 use crate::dynamo::layout::Layout;
-use crate::io::{DirLock, Disk};
+use crate::io::{DirLock, Disk, File};
 use crate::net::codec;
 use crate::net::envelope::{self, PREFIX_LEN};
 use crate::types::NodeId;
@@ -29,7 +30,7 @@ const NAME_NEW: &str = "node.meta.new";
 pub(super) const CLEAN_NAME: &str = "clean";
 pub(super) const LOCK_NAME: &str = "LOCK";
 /// The layout of files in a data directory that this build reads and writes.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// Most bytes of `node.meta`: eight layouts of 65,536 partitions fit.
 const LEN_MAX: u64 = 64 * 1024 * 1024;
 /// Most bytes of the mark.
@@ -57,15 +58,32 @@ pub async fn write(disk: &dyn Disk, dir: &Path, meta: &NodeMeta) -> Result<(), S
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         disk.sync_dir(parent).await.map_err(StorageError::io("sync", parent))?;
     }
+    let file = write_new(disk, dir, meta).await?;
+    file.sync_data().await.map_err(StorageError::io("sync", dir))?;
+    name_new(disk, dir).await?;
+    disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))
+}
+
+/// Writes what the directory is to say of itself beside what it says. To be synced, then named by [`name_new`], then the
+/// directory to be synced: by `write` where nobody else uses it, by the store where it is open.
+pub(super) async fn write_new(
+    disk: &dyn Disk,
+    dir: &Path,
+    meta: &NodeMeta,
+) -> Result<Arc<dyn File>, StorageError> {
     let path = dir.join(NAME_NEW);
     let mut record = Vec::new();
     append_record(&mut record, seed_of(Salted::plain(0), 0), KIND_META, meta)?;
     let file = disk.open(&path, true).await.map_err(StorageError::io("create", &path))?;
     file.set_len(0).await.map_err(StorageError::io("write", &path))?;
     file.write_at(0, record.into()).await.map_err(StorageError::io("write", &path))?;
-    file.sync_data().await.map_err(StorageError::io("sync", &path))?;
-    disk.rename(&path, &dir.join(NAME)).await.map_err(StorageError::io("rename", &path))?;
-    disk.sync_dir(dir).await.map_err(StorageError::io("sync", dir))
+    Ok(file)
+}
+
+/// Puts what [`write_new`] wrote in the place of what stood there.
+pub(super) async fn name_new(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
+    let path = dir.join(NAME_NEW);
+    disk.rename(&path, &dir.join(NAME)).await.map_err(StorageError::io("rename", &path))
 }
 
 /// Keeps other processes out of the directory, until the lock is dropped or the process ends.

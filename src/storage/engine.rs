@@ -22,7 +22,7 @@ use super::format::{
     open_record,
 };
 use super::index::{Place, Spot, index_key};
-use super::log::Log;
+use super::log::{Log, Need};
 use super::partition::Partition;
 use super::segment::{Segment, Segments};
 use super::{
@@ -105,8 +105,9 @@ pub(super) struct Inner {
     pub(super) damaged: Mutex<BTreeMap<PartitionId, BTreeSet<u64>>>,
     /// How often a partition lost its *refilled* mark, or would have, in this start.
     pub(super) doubts: AtomicU64,
-    /// Victims that could not go, with the live bytes they had: tried again when these change.
-    pub(super) pinned: Mutex<BTreeMap<u64, u64>>,
+    /// Victims that could not go, with the live bytes they had and whether their removals were needed: tried again when
+    /// either changes.
+    pub(super) pinned: Mutex<BTreeMap<u64, (u64, bool)>>,
     pub(super) counters: Counters,
     /// One snapshot or compaction at a time.
     pub(super) housekeeping: AsyncMutex<()>,
@@ -310,16 +311,15 @@ impl Inner {
             Durability::Interval(within) if !reveals => Some(self.clock.mono() + within),
             Durability::Interval(_) | Durability::Sync => None,
         };
-        let (position, len, segment) =
-            self.log.append(slot.partition, due.unwrap_or_default(), |out, seed| {
+        let (position, len) =
+            self.log.append(slot.partition, Need::Record, due.unwrap_or_default(), |out, seed| {
                 append_entry(out, seed, slot, entry)
             })?;
         let record = &entry.copy.record;
         let place = Place::new(position, len, record.version_hash(), due.is_none())
             .with_reapable(record.is_reapable());
         partition.set(slot, id, found, place, &entry.targets);
-        segment.add_live(len as u64);
-        self.release(standing);
+        self.release(standing, place.end());
         Ok(place.end())
     }
 
@@ -331,19 +331,21 @@ impl Inner {
         id: &[u8],
         standing: Place,
     ) -> Result<u64, StorageError> {
-        let (position, len, segment) =
-            self.log.append(slot.partition, Duration::ZERO, |out, seed| append_removal(out, seed, slot))?;
+        let (position, len) =
+            self.log.append(slot.partition, Need::Removal, Duration::ZERO, |out, seed| {
+                append_removal(out, seed, slot)
+            })?;
+        let end = position + len as u64;
         partition.unset(slot, id);
-        partition.removed_until = position + len as u64;
-        segment.add_removal(len as u64);
-        self.release(Some(standing));
-        Ok(position + len as u64)
+        partition.removed_until = end;
+        self.release(Some(standing), end);
+        Ok(end)
     }
 
-    /// The record is not the newest of its key any more.
-    fn release(&self, old: Option<Place>) {
+    /// The record is not the newest of its key any more; the one behind which `by` stands is.
+    fn release(&self, old: Option<Place>, by: u64) {
         if let Some(old) = old {
-            self.segments.release(old.position, old.len());
+            self.segments.release(old.position, old.len(), by);
             self.cache.remove(&old.position);
         }
     }
@@ -355,15 +357,15 @@ impl Inner {
         state: PartitionState,
     ) -> Result<u64, StorageError> {
         let body = StateBody { partition: number, state };
-        let (position, len, segment) = self
-            .log
-            .append(number, Duration::ZERO, |out, seed| append_record(out, seed, KIND_STATE, &body))?;
+        let (position, len) = self.log.append(number, Need::Record, Duration::ZERO, |out, seed| {
+            append_record(out, seed, KIND_STATE, &body)
+        })?;
+        let end = position + len as u64;
         partition.state = state;
-        segment.add_live(len as u64);
         if let Some((position, len)) = partition.state_place.replace((position, len)) {
-            self.segments.release(position, len);
+            self.segments.release(position, len, end);
         }
-        Ok(position + len as u64)
+        Ok(end)
     }
 
     /// A needed record cannot be read: counted once, and the partition does not count as refilled.
@@ -416,11 +418,13 @@ impl Inner {
     }
 
     pub(super) fn is_pinned(&self, segment: &Segment) -> bool {
-        lock(&self.pinned).get(&segment.id) == Some(&segment.live())
+        let now = (segment.live(), super::compaction::removals_may_go(self, segment));
+        lock(&self.pinned).get(&segment.id) == Some(&now)
     }
 
     pub(super) fn pin(&self, segment: &Segment) {
-        lock(&self.pinned).insert(segment.id, segment.live());
+        let now = (segment.live(), super::compaction::removals_may_go(self, segment));
+        lock(&self.pinned).insert(segment.id, now);
     }
 
     pub(super) fn copied(&self, bytes: usize) {

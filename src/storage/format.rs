@@ -4,9 +4,9 @@
 //!   0000000007.log
 //!   ┌──────────────┬──────────┬────────────┬────────┬────────┬───┬────────────┬────────┬───
 //!   │ segment head │ the same │ group head │ record │ record │ … │ group head │ record │ …
-//!   │ 48 bytes     │ 48 bytes │ 76 bytes   │        │        │   │            │        │
+//!   │ 56 bytes     │ 56 bytes │ 72 bytes   │        │        │   │            │        │
 //!   └──────────────┴──────────┴────────────┴────────┴────────┴───┴────────────┴────────┴───
-//!   position: base              base + 96                          = all before it is synced
+//!   position: base              base + 112                         = all before it is synced
 //! ```
 //! Each box is one message in the envelope (`net::envelope`). Its checksum starts from a seed over segment id and
 //! offset, so that a record at a wrong place is seen, and over the segment's salt, random bits that its head tells:
@@ -46,11 +46,11 @@ pub(super) const KIND_CLEAN: u16 = 8;
 pub(super) const KIND_SNAPSHOT: u16 = 16;
 
 /// Bytes of one copy of a segment's head.
-const HEAD_LEN: usize = PREFIX_LEN + 32;
+const HEAD_LEN: usize = PREFIX_LEN + 40;
 /// Bytes of a segment's head, both copies.
 pub(super) const SEGMENT_HEAD_LEN: usize = 2 * HEAD_LEN;
 /// Bytes of a group's head.
-pub(super) const GROUP_HEAD_LEN: usize = PREFIX_LEN + 60;
+pub(super) const GROUP_HEAD_LEN: usize = PREFIX_LEN + 56;
 /// Most bytes of a whole record.
 pub(super) const RECORD_LEN_MAX: usize = codec::BODY_LEN_MAX + PREFIX_LEN;
 /// Bytes of the set of partitions in a group's head.
@@ -204,6 +204,9 @@ pub(super) struct SegmentHead {
     pub(super) synced: u64,
     /// Random bits of this segment.
     pub(super) salt: u64,
+    /// Id of the segment that ends at `base`; 0 when there is none. Ids may have gaps between them where nothing was ever
+    /// kept, so that two segments lie end to end is told by this and not by their ids.
+    pub(super) before: u64,
 }
 
 impl SegmentHead {
@@ -219,6 +222,7 @@ impl SegmentHead {
             copy[24..32].copy_from_slice(&self.base.to_le_bytes());
             copy[32..40].copy_from_slice(&self.synced.to_le_bytes());
             copy[40..48].copy_from_slice(&self.salt.to_le_bytes());
+            copy[48..56].copy_from_slice(&self.before.to_le_bytes());
             seal(copy, seed_of(Salted::plain(self.id), at), KIND_SEGMENT);
         }
         out
@@ -230,7 +234,7 @@ impl SegmentHead {
             let bytes = bytes.get(at..at + HEAD_LEN)?;
             let opened = open_record(bytes, seed_of(Salted::plain(id), at as u64))?;
             let (base, synced, salt) = (word(bytes, 24), word(bytes, 32), word(bytes, 40));
-            let head = SegmentHead { id: word(bytes, 16), base, synced, salt };
+            let head = SegmentHead { id: word(bytes, 16), base, synced, salt, before: word(bytes, 48) };
             (opened.kind == KIND_SEGMENT && head.id == id).then_some(head)
         };
         let (first, second) = (copy(0), copy(HEAD_LEN));
@@ -273,8 +277,6 @@ pub(super) struct GroupHead {
     pub(super) len: u32,
     /// How many they are.
     pub(super) records: u32,
-    /// CRC-32C of these bytes.
-    pub(super) checksum: u32,
     /// Whose they are.
     pub(super) partitions: PartitionSet,
 }
@@ -287,8 +289,7 @@ impl GroupHead {
         head[24..32].copy_from_slice(&self.synced.to_le_bytes());
         head[32..36].copy_from_slice(&self.len.to_le_bytes());
         head[36..40].copy_from_slice(&self.records.to_le_bytes());
-        head[40..44].copy_from_slice(&self.checksum.to_le_bytes());
-        head[44..44 + PARTITIONS_LEN].copy_from_slice(&self.partitions.0);
+        head[40..40 + PARTITIONS_LEN].copy_from_slice(&self.partitions.0);
         seal(head, seed, KIND_GROUP);
     }
 
@@ -300,8 +301,7 @@ impl GroupHead {
             synced: word(message, 24),
             len: half(32),
             records: half(36),
-            checksum: half(40),
-            partitions: PartitionSet(message[44..44 + PARTITIONS_LEN].try_into().expect("32 bytes")),
+            partitions: PartitionSet(message[40..40 + PARTITIONS_LEN].try_into().expect("32 bytes")),
         })
     }
 }
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn heads_read_back_at_their_place_and_nowhere_else() {
-        let head = SegmentHead { id: 7, base: 1 << 40, synced: 99, salt: 1 << 50 };
+        let head = SegmentHead { id: 7, base: 1 << 40, synced: 99, salt: 1 << 50, before: 5 };
         let bytes = head.encode();
         assert_eq!(bytes.len(), SEGMENT_HEAD_LEN);
         assert_eq!(SegmentHead::decode(&bytes, 7), Some((head, true)));
@@ -334,7 +334,7 @@ mod tests {
         partitions.insert(PartitionId(3));
         partitions.insert(PartitionId(65_535));
         assert!(partitions.contains(PartitionId(255)) && !partitions.contains(PartitionId(4)));
-        let group = GroupHead { position: 5, synced: 4, len: 3, records: 2, checksum: 1, partitions };
+        let group = GroupHead { position: 5, synced: 4, len: 3, records: 2, partitions };
         let mut bytes = vec![0; GROUP_HEAD_LEN + 3];
         let of = head.salted();
         group.write(&mut bytes, seed_of(of, 96));

@@ -73,7 +73,7 @@ pub fn segment(input: &[u8]) -> Outcome {
     let Some((flags, bytes)) = input.split_first() else { return Outcome::default() };
     let mut bytes = bytes.to_vec();
     if flags & HEADED != 0 {
-        let head = SegmentHead { id: 1, base: 0, synced: 0, salt: 1 };
+        let head = SegmentHead { id: 1, base: 0, synced: 0, salt: 1, before: 0 };
         bytes.splice(..0, head.encode());
     }
     if flags & RESEAL != 0 {
@@ -82,12 +82,12 @@ pub fn segment(input: &[u8]) -> Outcome {
     let mut files = around();
     if flags & FOLLOWED != 0 {
         let position = bytes.len() as u64;
-        let head = SegmentHead { id: 2, base: position, synced: position, salt: 2 };
+        let head = SegmentHead { id: 2, base: position, synced: position, salt: 2, before: 1 };
         let (of, mut next) = (head.salted(), head.encode());
         next.resize(SEGMENT_HEAD_LEN + GROUP_HEAD_LEN, 0);
         let (position, synced) = (position + SEGMENT_HEAD_LEN as u64, position);
         let partitions = PartitionSet::default();
-        let head = GroupHead { position, synced, len: 0, records: 0, checksum: 0, partitions };
+        let head = GroupHead { position, synced, len: 0, records: 0, partitions };
         head.write(&mut next[SEGMENT_HEAD_LEN..], seed_of(of, SEGMENT_HEAD_LEN as u64));
         files.insert(name_of(2), next);
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::select;
 
+use super::compaction::{self, Next};
 use super::engine::{Inner, lock};
-use super::{StorageError, compaction, directory, snapshot};
+use super::{StorageError, directory, snapshot};
 
 /// Before housekeeping that failed is tried again.
 const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(1);
@@ -22,10 +23,12 @@ impl Inner {
                 let due = self.log.synced() >= self.snapshot_due.load(Ordering::Relaxed);
                 let done = if due || buggify!("snapshot-early") {
                     self.write_snapshot().await
-                } else if let Some((victim, hurry)) = compaction::victim(self) {
-                    compaction::compact(self, &victim, hurry).await
                 } else {
-                    break;
+                    match compaction::next(self) {
+                        Some(Next::Compact(victim, hurry)) => compaction::compact(self, &victim, hurry).await,
+                        Some(Next::Snapshot) => self.write_snapshot().await,
+                        None => break,
+                    }
                 };
                 match done {
                     Ok(()) => {}
@@ -34,7 +37,7 @@ impl Inner {
                         drop(alone);
                         tracing::warn!(%error, "housekeeping failed: tried again later");
                         self.pause(HOUSEKEEPING_PAUSE).await;
-                        break;
+                        // Then at once: on a full disk no group is written that would tell.
                     }
                 }
             }

@@ -20,6 +20,8 @@
 //! - A full disk does not latch while nothing was synced wrongly: a write that ends with `StorageFull` is written
 //!   again, the same bytes at the same place, until it succeeds. Waiters are told at once; what becomes of their
 //!   records is unknown to them.
+//! - A write or sync that takes longer than the limit is *stalled*: until it ends, waiters are told so, and nothing is
+//!   appended. A disk that hangs must not hang its node's clients, nor pile them up.
 
 use std::io;
 use std::path::PathBuf;
@@ -58,6 +60,8 @@ pub(super) struct Progress {
 pub(super) enum Trouble {
     /// No space; goes away when there is some.
     Full,
+    /// A write or sync has been under way for longer than the limit; goes away when it ends.
+    Stalled(Duration),
     /// A write or sync failed; never goes away.
     Failed(String),
 }
@@ -66,6 +70,7 @@ impl Trouble {
     pub(super) fn error(&self) -> StorageError {
         match self {
             Trouble::Full => StorageError::DiskFull,
+            Trouble::Stalled(pending) => StorageError::Stalled(*pending),
             Trouble::Failed(reason) => StorageError::Latched(reason.clone()),
         }
     }
@@ -107,6 +112,15 @@ struct Group {
     bytes: Bytes,
     /// Synced before it.
     synced: u64,
+}
+
+/// What a record is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Until another takes its place.
+    Record,
+    /// A removal: for as long as an older segment may hold what it removed.
+    Removal,
 }
 
 /// Where a new log goes on.
@@ -163,6 +177,18 @@ pub(super) struct Log {
     pub(super) counters: Counters,
     /// Told after each group.
     pub(super) maintenance: Notify,
+}
+
+impl State {
+    /// Forgets those that wait no more, before the lists are full: a disk that hangs does not make them grow with every request
+    /// that has given up.
+    fn drop_who_left(&mut self) {
+        for waiting in [&mut self.waiting_written, &mut self.waiting_gathered] {
+            if waiting.len() == waiting.capacity() {
+                waiting.retain(|waiting| !waiting.is_closed());
+            }
+        }
+    }
 }
 
 /// The next group begins with room for its head.
@@ -277,16 +303,19 @@ impl Log {
     }
 
     /// Gathers a record that `write` appends, given the seed of its place. It is on its way at `due` (of `mono`) at
-    /// the latest; `Duration::ZERO` is at once. Gives the record's position and length.
+    /// the latest; `Duration::ZERO` is at once. Gives the record's position and length. Its segment counts it as `need`
+    /// says before anybody can see it as closed: a segment of which nothing is counted may go. (Counted by the caller, a
+    /// thread that was put to sleep in between left a segment that looked dead with a record that it had just taken.)
     ///
     /// # Errors
     /// When `write` refuses, or the store is closed. Nothing was gathered.
     pub(super) fn append(
         &self,
         partition: PartitionId,
+        need: Need,
         due: Duration,
         write: impl FnOnce(&mut Vec<u8>, u32) -> Result<usize, CodecError>,
-    ) -> Result<(u64, usize, Arc<Segment>), StorageError> {
+    ) -> Result<(u64, usize), StorageError> {
         let mut guard = self.state();
         let state = &mut *guard;
         if state.closing {
@@ -312,12 +341,15 @@ impl Log {
         state.partitions.insert(partition);
         let sooner = due < state.due;
         state.due = state.due.min(due);
-        let segment = state.segment.clone();
+        match need {
+            Need::Record => state.segment.add_live(len as u64),
+            Need::Removal => state.segment.add_removal(len as u64),
+        }
         drop(guard);
         if sooner {
             self.work.notify_one();
         }
-        Ok((position, len, segment))
+        Ok((position, len))
     }
 
     /// The bytes of a record that is not synced yet; none when it is.
@@ -350,6 +382,7 @@ impl Log {
                     return Err(trouble.error());
                 }
                 let (wake, woken) = oneshot::channel();
+                state.drop_who_left();
                 if position > state.start && !state.gathered.is_empty() {
                     state.waiting_gathered.push(wake);
                     if state.due > Duration::ZERO {
@@ -364,6 +397,13 @@ impl Log {
             // A sender that is dropped is a wake too.
             let _ = woken.await;
         }
+    }
+
+    /// How many are listed as waiting.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.state();
+        state.waiting_written.len() + state.waiting_gathered.len()
     }
 
     /// Wakes who waits for what was written; with `all`, everybody.
@@ -405,7 +445,7 @@ impl Log {
             loop {
                 let began = self.clock.mono();
                 self.pending_since.store(nanos(began), Ordering::Relaxed);
-                let written = self.write(&group).await;
+                let written = self.write_in_time(&group, began).await;
                 self.pending_since.store(0, Ordering::Relaxed);
                 match written {
                     Ok(()) => {
@@ -429,6 +469,20 @@ impl Log {
                 return;
             }
         }
+    }
+
+    /// Writes a group, and says so when that takes longer than it may.
+    async fn write_in_time(&self, group: &Group, began: Duration) -> Result<(), Failure> {
+        let mut write = std::pin::pin!(self.write(group));
+        select! {
+            biased;
+            written = &mut write => return written,
+            () = self.clock.sleep_until(began + self.limits.stall_max) => {}
+        }
+        let pending = self.limits.stall_max;
+        tracing::error!(dir = %self.dir.display(), ?pending, "the disk does not answer: writes are refused until it does");
+        self.trouble(Trouble::Stalled(pending));
+        write.await
     }
 
     /// Waits for the next group to be due and seals it; none when the log is closed.
@@ -472,7 +526,6 @@ impl Log {
             synced: self.synced(),
             len: u32::try_from(gathered.len() - GROUP_HEAD_LEN).expect("checked: a group is below 4 GiB"),
             records: std::mem::take(&mut state.records),
-            checksum: crc32c::crc32c(&gathered[GROUP_HEAD_LEN..]),
             partitions: std::mem::take(&mut state.partitions),
         };
         head.write(&mut gathered, state.segment.seed(start).expect(SALTED));
@@ -505,7 +558,7 @@ impl Log {
     }
 
     /// Nothing more is announced as durable.
-    fn latch(&self, error: &io::Error) {
+    pub(super) fn latch(&self, error: &io::Error) {
         point!("log-latched");
         tracing::error!(dir = %self.dir.display(), %error, "the log cannot be written");
         self.progress.modify(|now| {
@@ -546,7 +599,7 @@ impl Log {
             point!("segment-begun");
             // Synced before anything that cannot be read without it.
             let (id, base, synced) = (segment.id, segment.base, group.synced);
-            let head = SegmentHead { id, base, synced, salt: segment.salt.expect(SALTED) };
+            let head = SegmentHead { id, base, synced, salt: segment.salt.expect(SALTED), before: id - 1 };
             write_and_sync(file.as_ref(), 0, &head.encode().into()).await?;
         }
         write_and_sync(file.as_ref(), offset, &group.bytes).await?;
@@ -582,18 +635,27 @@ impl Log {
         true
     }
 
-    /// Says that the disk is full, and waits a little. `false` when the log is closed meanwhile.
-    async fn stays_full(&self) -> bool {
+    /// Tells everybody of trouble that passes; whether it is new.
+    fn trouble(&self, trouble: Trouble) -> bool {
+        let mut new = false;
         self.progress.modify(|now| {
-            let new = now.trouble.is_none();
+            let failed = matches!(now.trouble, Some(Trouble::Failed(_)));
+            new = !failed && now.trouble.as_ref() != Some(&trouble);
             if new {
-                tracing::error!(dir = %self.dir.display(), "the disk is full: writes are refused, reads go on");
-                now.trouble = Some(Trouble::Full);
+                now.trouble = Some(trouble);
                 self.troubled.store(true, Ordering::Release);
             }
             new
         });
         self.wake(true);
+        new
+    }
+
+    /// Says that the disk is full, and waits a little. `false` when the log is closed meanwhile.
+    async fn stays_full(&self) -> bool {
+        if self.trouble(Trouble::Full) {
+            tracing::error!(dir = %self.dir.display(), "the disk is full: writes are refused, reads go on");
+        }
         let until = self.clock.mono() + FULL_PAUSE;
         loop {
             if self.state().closing {

@@ -100,6 +100,8 @@ pub(super) struct Found {
     pub(super) file: Arc<dyn File>,
     /// None when both copies of the head are lost.
     pub(super) salt: Option<u64>,
+    /// Id of the segment that ends at its base, 0 of none; not known when its head is lost.
+    pub(super) before: Option<u64>,
     /// Whether a copy of the head is damaged.
     pub(super) damaged_head: bool,
 }
@@ -108,6 +110,11 @@ impl Found {
     /// What the checksums of its records hang on; none when its head is lost.
     pub(super) fn salted(&self) -> Option<Salted> {
         self.salt.map(|salt| Salted { id: self.id, salt })
+    }
+
+    /// Whether it begins where this one ends.
+    fn follows(&self, segment: &Found) -> bool {
+        self.before.map_or(segment.id + 1 == self.id, |before| before == segment.id)
     }
 }
 
@@ -277,7 +284,7 @@ pub(super) async fn examine(
                 return Err(StorageError::BadDirectory(message));
             }
             // Less than there is: what a start that did not get so far should have cut. More: the file lacks some.
-            Some(next) if next.id == segment.id + 1 => next.base - segment.base,
+            Some(next) if next.follows(segment) => next.base - segment.base,
             Some(next) => segment.size.min(next.base - segment.base),
             None => segment.size,
         };
@@ -327,6 +334,13 @@ pub(super) async fn examine(
             cuts.push((segment.file.clone(), path_of(dir, segment.id), kept.then_some(stays)));
         }
     }
+    let gap = |pair: &[Found]| !pair[1].follows(&pair[0]) && pair[1].base > pair[0].base + pair[0].size;
+    if !replay.report.snapshot && found.windows(2).any(gap) {
+        // Compaction has removed segments before a snapshot stood for all that is before them. Without it nobody can tell
+        // whether those that are left are as long as they were.
+        tracing::error!(dir = %dir.display(), "the snapshot is lost and segments are gone: any partition may lack records");
+        replay.suspects.join(&PartitionSet::ALL);
+    }
     let missing = pending.is_empty() && end < proven;
     if missing {
         // A snapshot or the mark knew of more than there is.
@@ -358,15 +372,15 @@ async fn open_all(
         let size = file.size().await.map_err(StorageError::io("read", &path))?;
         let head_len = usize::try_from(size).unwrap_or(usize::MAX).min(SEGMENT_HEAD_LEN);
         let head = read_head(file.as_ref(), head_len).await.map_err(StorageError::io("read", &path))?;
-        let (base, salt, damaged_head) = match SegmentHead::decode(&head, id) {
-            Some((head, whole)) => (head.base, Some(head.salt), !whole),
+        let (base, salt, before, damaged_head) = match SegmentHead::decode(&head, id) {
+            Some((head, whole)) => (head.base, Some(head.salt), Some(head.before), !whole),
             None if last == Some(id) && size <= SEGMENT_HEAD_LEN as u64 => {
                 // Made just before a crash: the head is synced before anything else is written.
                 replay.report.cut += size;
                 void = Some(path);
                 continue;
             }
-            None => (found.last().map_or(0, |before| before.base + before.size), None, true),
+            None => (found.last().map_or(0, |before| before.base + before.size), None, None, true),
         };
         possible(dir, id, base)?;
         // One without a head and without the segment before it most likely ends where the next one begins.
@@ -377,7 +391,7 @@ async fn open_all(
         {
             before.base = before.base.max(base.saturating_sub(before.size));
         }
-        found.push(Found { id, base, size, limit: size, file, salt, damaged_head });
+        found.push(Found { id, base, size, limit: size, file, salt, before, damaged_head });
     }
     Ok((found, void))
 }
@@ -624,7 +638,9 @@ impl Replay {
         let ((id, base), (incarnation, salts)) = (at, identity);
         let group = SEGMENT_HEAD_LEN;
         let salt = salt_of(salts, id);
-        let head = SegmentHead { id, base, synced: base, salt };
+        // Not the last one there is, if one that compaction has removed stood in between.
+        let before = segments.all().last().filter(|last| last.end() == base).map_or(0, |last| last.id);
+        let head = SegmentHead { id, base, synced: base, salt, before };
         let of = head.salted();
         let mut bytes = head.encode();
         bytes.resize(group + GROUP_HEAD_LEN, 0);
@@ -679,7 +695,7 @@ impl Replay {
                 let (offset, seed) = (bytes.len() as u64, seed(&bytes));
                 let len = append_record(&mut bytes, seed, KIND_STATE, &body)?;
                 if let Some((position, len)) = partition.state_place.replace((base + offset, len)) {
-                    segments.release(position, len);
+                    segments.release(position, len, base);
                 }
                 segment.add_live(len as u64);
                 partitions.insert(number);
@@ -702,7 +718,6 @@ impl Replay {
             synced: base,
             len: u32::try_from(bytes.len() - group - GROUP_HEAD_LEN).expect("a group is below 4 GiB"),
             records,
-            checksum: crc32c::crc32c(&bytes[group + GROUP_HEAD_LEN..]),
             partitions,
         };
         head.write(&mut bytes[group..], seed_of(of, group as u64));

@@ -51,6 +51,8 @@ pub(super) struct Segment {
     len: AtomicU64,
     live: AtomicU64,
     removals: AtomicU64,
+    /// Behind the newest record that made one of its records dead.
+    released: AtomicU64,
     /// Whether `removals` is all there are: not of a segment from before this start.
     counted: bool,
     file: OnceLock<Arc<dyn File>>,
@@ -60,7 +62,8 @@ impl Segment {
     pub(super) fn new(id: u64, base: u64, salt: u64) -> Segment {
         let zero = AtomicU64::default;
         let (salt, file) = (Some(salt), OnceLock::new());
-        Segment { id, base, salt, len: zero(), live: zero(), removals: zero(), counted: true, file }
+        let (len, live, removals, released) = (zero(), zero(), zero(), zero());
+        Segment { id, base, salt, len, live, removals, released, counted: true, file }
     }
 
     /// A segment that is on the disk.
@@ -111,6 +114,11 @@ impl Segment {
     pub(super) fn sub_live(&self, bytes: u64) {
         let before = self.live.fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "segment {}: {before} live bytes, less {bytes}", self.id);
+    }
+
+    /// What made its records dead is durable once the log is synced up to here.
+    pub(super) fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
     }
 
     /// Whether nothing of it can be needed, so that it may go without being read.
@@ -170,10 +178,20 @@ impl Segments {
     /// A record is not needed any more. One whose end is not in its file was never counted as needed: a file that was cut
     /// short in its middle. (Found by sim seed 10 of the scenario that destroys disks: what other records of that segment
     /// needed then came out too low, wrapped, and the segment could never go.)
-    pub(super) fn release(&self, position: u64, len: usize) {
+    /// `by` is the position behind the record that took its place.
+    pub(super) fn release(&self, position: u64, len: usize, by: u64) {
         if let Some(segment) = self.find_record(position, len as u64) {
+            segment.released.fetch_max(by, Ordering::Relaxed);
             segment.sub_live(len as u64);
         }
+    }
+
+    /// Whether the segment before this one, which ends where this one begins, is there and does not end at `until` or
+    /// before.
+    pub(super) fn follows_beyond(&self, segment: &Segment, until: u64) -> bool {
+        let segments = self.read();
+        let before = segments.range(..segment.base).next_back();
+        before.is_some_and(|(_, before)| before.end() == segment.base && before.end() > until)
     }
 
     /// Whether a segment older than this one is there.

@@ -58,7 +58,8 @@ const CHUNK: usize = 1024 * 1024;
 const RUN: usize = 256 * 1024;
 /// Bytes between syncs while writing, so that the last one does not hold up the log's.
 const SYNC_EVERY: u64 = 4 * 1024 * 1024;
-const OWED_AT_ONCE: usize = 1024;
+/// Bytes of keys and nodes in a record of what is owed, about: one key more may follow.
+const OWED: usize = 256 * 1024;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -205,9 +206,19 @@ pub(super) async fn write(
                 writer.put_raw(KIND_RUN, &run)?;
             }
         }
-        for owed in owed.chunks(OWED_AT_ONCE) {
-            writer.put(KIND_OWED, &OwedBody { partition: number, owed: owed.to_vec() })?;
-            writer.flush(CHUNK).await.map_err(failed())?;
+        // By their bytes and not by their number: keys may have 64 KiB, and a record has a limit.
+        let (mut body, mut bytes) = (OwedBody { partition: number, owed: Vec::new() }, 0);
+        for (table, id, targets) in owed {
+            bytes += id.len() + targets.len() * size_of::<NodeId>();
+            body.owed.push((table, id, targets));
+            if bytes >= OWED {
+                writer.put(KIND_OWED, &body)?;
+                (body.owed, bytes) = (Vec::new(), 0);
+                writer.flush(CHUNK).await.map_err(failed())?;
+            }
+        }
+        if !body.owed.is_empty() {
+            writer.put(KIND_OWED, &body)?;
         }
         writer.flush(CHUNK).await.map_err(failed())?;
         // Elsewhere requests wait for this executor.

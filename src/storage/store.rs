@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::directory::NodeMeta;
 use super::engine::{Counters, Inner, LOCKS, cache, lock};
 use super::format::{KIND_START, StartBody, append_record};
 use super::index::{Direction, index_key, split_key};
-use super::log::{Limits, Log};
+use super::log::{Limits, Log, Need};
 use super::partition::{Partition, Shape};
 use super::recovery::{Recovery, recover};
 use super::{
@@ -364,13 +365,30 @@ impl Store {
         inner.log.admit().await?;
         let mut started = lock(&inner.started);
         let body = StartBody { incarnation, starts: started.0.starts };
-        let (position, len, segment) = inner.log.append(PartitionId(0), Duration::ZERO, |out, seed| {
-            append_record(out, seed, KIND_START, &body)
-        })?;
+        let (position, len) =
+            inner.log.append(PartitionId(0), Need::Record, Duration::ZERO, |out, seed| {
+                append_record(out, seed, KIND_START, &body)
+            })?;
         let (_, old, old_len) = std::mem::replace(&mut *started, (body, position, len));
-        segment.add_live(len as u64);
-        inner.segments.release(old, old_len);
-        Ok(LogPosition(position + len as u64))
+        let end = position + len as u64;
+        inner.segments.release(old, old_len, end);
+        Ok(LogPosition(end))
+    }
+
+    /// Replaces what the directory says of itself, while the store is open. Durable on return.
+    ///
+    /// # Errors
+    /// When the disk fails: the directory says one or the other. A sync that fails latches the store: it gives up what others
+    /// have written too, the name of a segment above all.
+    pub async fn write_meta(&self, meta: &NodeMeta) -> Result<(), StorageError> {
+        let inner = &self.inner;
+        let new = directory::write_new(inner.disk.as_ref(), &inner.dir, meta).await?;
+        new.sync_data().await.map_err(|error| {
+            inner.log.latch(&error);
+            StorageError::io("sync", &inner.dir)(error)
+        })?;
+        directory::name_new(inner.disk.as_ref(), &inner.dir).await?;
+        inner.log.sync_names().await.map_err(StorageError::io("sync", &inner.dir))
     }
 
     /// Shows the Merkle tree of a partition's data. The position is that of the log at that moment: a hash is sent

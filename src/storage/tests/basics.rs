@@ -302,3 +302,19 @@ async fn reads_from_memory_and_syncs_are_counted() {
     assert_eq!(after.gathered_bytes, 0);
     assert_eq!(store.writable().map_err(|error| error.to_string()), Ok(()));
 }
+
+#[tokio::test]
+async fn the_cache_keeps_to_its_bytes() {
+    let cache_bytes = 20_000;
+    let disk = TestDisk::new();
+    let (store, _) = open_with(&disk, StoreConfig { cache_bytes, ..quiet() }).await.unwrap();
+    for n in 0..200 {
+        put_durable(&store, &format!("key{n}"), &"x".repeat(1_000)).await;
+    }
+    for n in 0..200 {
+        get(&store, &format!("key{n}")).await.unwrap();
+        let cached = store.stats().cached_bytes;
+        assert!(cached <= cache_bytes, "{cached} bytes cached, {cache_bytes} allowed");
+    }
+    assert!(store.stats().cached_bytes > cache_bytes / 4);
+}

@@ -188,3 +188,103 @@ async fn a_segment_of_removals_is_kept_after_a_restart_and_so_the_key_stays_away
         assert_eq!(get(&store, "stays").await.as_deref(), Some("value"));
     }
 }
+
+/// The segments of a store, oldest first.
+fn segments_of(store: &Store) -> Vec<Arc<segment::Segment>> {
+    store.inner.segments.all()
+}
+
+/// The bad order: a snapshot lists a key, the key is removed, the removal rots, its segment is compacted and goes; the process
+/// ends, and the next start has the key from the snapshot, with nothing to say that it was ever removed.
+#[tokio::test]
+async fn a_segment_where_a_removal_may_have_rotten_stays_and_tells_the_next_start() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 600, cache_bytes: 0, ..quiet() };
+    let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    put(&store, "gone", "value").await.unwrap();
+    put_durable(&store, "stays", &"x".repeat(600)).await;
+    store.snapshot().await.unwrap();
+    let position = remove(&store, "gone").await.unwrap();
+    store.wait_synced(position).await.unwrap();
+    put_durable(&store, "churn", &"x".repeat(600)).await;
+    put_durable(&store, "churn", &"x".repeat(600)).await;
+    let victim = segments_of(&store)[1].clone();
+    let path = segment::path_of(Path::new(DIR), victim.id);
+    let mut bytes = disk.contents(&path);
+    let at = bytes.windows(4).position(|window| window == b"gone").unwrap();
+    bytes[at] ^= 1;
+    disk.set_contents(&path, bytes);
+
+    super::super::compaction::compact(&store.inner, &victim, 0).await.unwrap();
+    assert_eq!(get(&store, "gone").await, None);
+    assert!(segment_paths(&disk).contains(&path), "the only word of the removal is gone");
+    // Not again and again.
+    assert!(store.inner.is_pinned(&victim));
+    let (again, recovery) = open_with(&disk.after(Loss::All), config).await.unwrap();
+    assert!(recovery.corrupt > 0 && recovery.suspects.contains(&slot("gone").partition), "{recovery:?}");
+    assert_eq!(again.partition_state(slot("gone").partition).0, PartitionState::default());
+}
+
+/// The bad order: a segment goes; the one before it, behind which it stood, is cut short, and nobody knows how long it was.
+#[tokio::test]
+async fn a_segment_goes_only_when_a_snapshot_knows_where_the_one_before_it_ends() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 1000, cache_bytes: 0, ..quiet() };
+    let (store, _) = open_with(&disk, config.clone()).await.unwrap();
+    put_durable(&store, "first", &"x".repeat(300)).await;
+    put_durable(&store, "last", &"x".repeat(300)).await;
+    for n in 0..3 {
+        put_durable(&store, "churn", &format!("{n}").repeat(1000)).await;
+    }
+    turns().await;
+    let paths = segment_paths(&disk);
+    assert!(segments_of(&store)[1].is_dead(), "one is dead, and stays");
+    store.snapshot().await.unwrap();
+    put_durable(&store, "other", "value").await;
+    turns().await;
+    let left = segment_paths(&disk);
+    assert!(left.contains(&paths[0]) && !left.contains(&paths[1]), "{left:?} of {paths:?}");
+    store.close().await.unwrap();
+
+    let image = disk.after(Loss::All);
+    let whole = image.contents(&paths[0]);
+    for snapshot in [true, false] {
+        for len in (0..whole.len()).rev().step_by(3) {
+            let image = image.after(Loss::All);
+            image.set_contents(&paths[0], whole[..len].to_vec());
+            if !snapshot {
+                image.remove(&Path::new(DIR).join("index.snap")).await.unwrap();
+            }
+            let (store, recovery) = open_with(&image, config.clone()).await.unwrap();
+            for key in ["first", "last"] {
+                let partition = slot(key).partition;
+                let refilled = store.partition_state(partition).0.refilled;
+                let told = recovery.suspects.contains(&partition) && !refilled;
+                let here = matches!(try_get(&store, key).await, Ok(Some(_)) | Err(StorageError::Corrupt(_)));
+                assert!(here || told, "{len} bytes, snapshot {snapshot}: {key} is gone and {recovery:?}");
+            }
+        }
+    }
+}
+
+/// A full disk has no room for what has gathered, and needs what is dead to go.
+#[tokio::test]
+async fn a_full_disk_gives_up_what_is_dead_for_long() {
+    let disk = TestDisk::new();
+    let config = StoreConfig { segment_bytes: 100, ..quiet() };
+    let (store, _) = open_with(&disk, config).await.unwrap();
+    for key in ["a", "b", "c"] {
+        put_durable(&store, key, "1").await;
+    }
+    store.snapshot().await.unwrap();
+    let housekeeping = store.inner.housekeeping.lock().await;
+    put_durable(&store, "b", "2").await;
+    let dead = segments_of(&store).into_iter().find(|segment| segment.is_dead()).unwrap().id;
+    let dead = segment::path_of(Path::new(DIR), dead);
+    disk.set_full(true);
+    let position = put(&store, "big", &"x".repeat(5_000)).await.unwrap();
+    assert_eq!(store.wait_synced(position).await, Err(StorageError::DiskFull));
+    assert!(segment_paths(&disk).contains(&dead));
+    drop(housekeeping);
+    until("the dead segment goes", || !segment_paths(&disk).contains(&dead)).await;
+}

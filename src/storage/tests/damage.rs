@@ -268,12 +268,12 @@ async fn a_log_that_could_not_go_on_is_refused_before_anything_is_written() {
     for (id, base) in [(1, segment::POSITION_MAX + 1), (1, u64::MAX), (segment::ID_MAX - 1, 0), (u64::MAX, 0)]
     {
         let disk = TestDisk::new();
-        let head = SegmentHead { id, base, synced: 0, salt: 1 };
+        let head = SegmentHead { id, base, synced: 0, salt: 1, before: id - 1 };
         let (of, mut bytes) = (head.salted(), head.encode());
         bytes.resize(SEGMENT_HEAD_LEN + GROUP_HEAD_LEN, 0);
         let position = base.saturating_add(SEGMENT_HEAD_LEN as u64);
         let partitions = PartitionSet::default();
-        let head = GroupHead { position, synced: 0, len: 0, records: 0, checksum: 0, partitions };
+        let head = GroupHead { position, synced: 0, len: 0, records: 0, partitions };
         head.write(&mut bytes[SEGMENT_HEAD_LEN..], seed_of(of, SEGMENT_HEAD_LEN as u64));
         let path = segment::path_of(Path::new(DIR), id);
         disk.set_contents(&path, bytes.clone());
@@ -339,4 +339,36 @@ async fn a_record_that_its_file_ends_in_is_not_taken_from_what_others_need() {
     assert!(after > before && after < before + 200, "{before} bytes were needed, and then {after}");
     assert_eq!(get(&store, "a").await.as_deref(), Some("first"));
     assert_eq!(get(&store, "b").await.as_deref(), Some("third"));
+}
+
+/// The bad order: a start is killed before its second group, and the segment that it began goes; the one before it is cut
+/// short at the end of a group, and nothing says that there was more.
+#[tokio::test]
+async fn a_segment_cut_short_before_one_that_never_was_is_told_wherever_it_is_cut() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    for n in 0..4 {
+        put_durable(&store, &format!("key{n}"), "value").await;
+    }
+    drop(store);
+    // Twice: what the first start begins holds nothing that proves it, so its records move to the second's, and it goes.
+    let disk = disk.after(Loss::Nothing);
+    drop(open(&disk).await);
+    let disk = disk.after(Loss::Nothing);
+    let (store, _) = open(&disk).await;
+    put_durable(&store, "later", "value").await;
+    store.close().await.unwrap();
+    let disk = disk.after(Loss::All);
+    let paths = segment_paths(&disk);
+    let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+    let ids: Vec<String> = paths.iter().map(name).collect();
+    assert_eq!(ids, ["0000000001", "0000000003"], "there is a gap, and nothing was ever in it");
+    let whole = disk.contents(&paths[0]);
+    for len in 0..whole.len() {
+        let disk = disk.after(Loss::All);
+        disk.set_contents(&paths[0], whole[..len].to_vec());
+        let (_, recovery) = open(&disk).await;
+        let told = recovery.corrupt > 0 && recovery.suspects.len() == 8;
+        assert!(told, "cut at {len} of {}: {recovery:?}", whole.len());
+    }
 }

@@ -26,7 +26,8 @@ const OUTCOMES_EACH: usize = 20;
 /// Turns that the housekeeper gets between some steps.
 const TURNS: usize = 12;
 
-/// Jumps to where somebody waits for, after others had a turn: a run depends on nothing but its steps.
+/// Jumps to where somebody waits for, after others had a turn: a run depends on nothing but its steps. Who waits for longer
+/// waits for a disk that does not answer, and all of them do.
 #[derive(Default)]
 struct JumpingClock(Arc<AtomicU64>);
 
@@ -42,6 +43,9 @@ impl Clock for JumpingClock {
     fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
         let now = self.0.clone();
         Box::pin(async move {
+            if deadline >= Duration::from_nanos(now.load(Ordering::Relaxed)) + Duration::from_secs(5) {
+                std::future::pending::<()>().await;
+            }
             tokio::task::yield_now().await;
             now.fetch_max(u64::try_from(deadline.as_nanos()).unwrap(), Ordering::Relaxed);
         })

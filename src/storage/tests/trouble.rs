@@ -1,5 +1,7 @@
 //! Disks that fail, fill up or do not answer; marks that lie.
 
+use futures_util::FutureExt;
+
 use super::*;
 use crate::io::fault_disk::Fault;
 use crate::io::{BoxFuture, Clock};
@@ -109,8 +111,8 @@ async fn a_full_disk_refuses_writes_serves_reads_and_goes_on_when_there_is_space
 }
 
 /// A clock that stands until it is set.
-#[derive(Default)]
-struct StillClock(std::sync::Mutex<Duration>);
+#[derive(Default, Clone)]
+struct StillClock(Arc<std::sync::Mutex<Duration>>);
 
 impl Clock for StillClock {
     fn mono(&self) -> Duration {
@@ -120,10 +122,10 @@ impl Clock for StillClock {
         self.mono()
     }
     fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
-        let over = deadline <= self.mono();
+        let clock = self.clone();
         Box::pin(async move {
-            if !over {
-                std::future::pending::<()>().await;
+            while clock.mono() < deadline {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         })
     }
@@ -144,10 +146,91 @@ async fn a_sync_that_takes_too_long_makes_updates_fail_until_it_returns() {
     put(&store, "key", "value").await.unwrap();
     *clock.0.lock().unwrap() = Duration::from_secs(11);
     assert!(matches!(put(&store, "key", "value").await, Err(StorageError::Stalled(_))));
+    // Those that wait already are told too.
+    assert!(matches!(store.wait_synced(position).await, Err(StorageError::Stalled(_))));
+    assert!(matches!(try_get(&store, "key").await, Err(StorageError::Stalled(_))));
     permits.add_permits(9);
+    until("the disk answers again", || store.writable().is_ok()).await;
     store.wait_synced(position).await.unwrap();
     tokio::time::sleep(Duration::from_millis(10)).await;
     put(&store, "key", "value").await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_stopped_waiting_for_a_disk_that_hangs_is_forgotten() {
+    let (held, permits) = TestDisk::new().with_permits(1);
+    let (store, _) = open(&held).await;
+    let position = put(&store, "key", "value").await.unwrap();
+    for _ in 0..5_000 {
+        assert!(store.wait_synced(position).now_or_never().is_none());
+    }
+    let waiting = store.inner.log.waiting();
+    assert!(waiting < 100, "{waiting} are listed, and nobody waits");
+    permits.add_permits(9);
+    store.wait_synced(position).await.unwrap();
+}
+
+/// The bad order: what the node knows of itself is replaced, the sync of its name fails and gives up that of a new segment
+/// too; the next sync succeeds without it, and what the segment holds is acknowledged.
+#[tokio::test]
+async fn a_failed_sync_of_what_the_directory_says_of_itself_is_everybodys_trouble() {
+    for nth in [1, 2] {
+        let disk = TestDisk::new();
+        let (store, _) = open(&disk).await;
+        put_durable(&store, "old", "value").await;
+        store.write_meta(&power::meta()).await.unwrap();
+        // The first sync is that of the file, the second that of its name.
+        disk.disk.arm(Fault::SyncError { path: Path::new(DIR).to_owned(), nth });
+        assert!(store.write_meta(&power::meta()).await.is_err());
+        assert!(matches!(put(&store, "key", "value").await, Err(StorageError::Latched(_))), "sync {nth}");
+        assert_eq!(get(&store, "old").await.as_deref(), Some("value"));
+    }
+}
+
+/// The disk that writes and syncs in one go, as the real one does, tells which of the two has failed.
+#[tokio::test]
+async fn a_failed_half_of_a_write_with_its_sync_is_told_from_the_other() {
+    let mut image = crate::io::fault_disk::Image::new();
+    image.create_dir_all(Path::new(DIR)).unwrap();
+    let disk = crate::io::fault_disk::FaultDisk::new(image);
+    let (dir, incarnation) = (Path::new(DIR), Incarnation(1));
+    let clock = Arc::new(RealClock::new());
+    let opened = Store::open(Arc::new(disk.clone()), clock, dir, incarnation, SaltSeed(1), quiet());
+    let (store, _) = opened.await.unwrap();
+    disk.control().set_capacity(Some(0));
+    let position = put(&store, "key", &"value".repeat(2_000)).await.unwrap();
+    assert_eq!(store.wait_synced(position).await, Err(StorageError::DiskFull));
+    disk.control().set_capacity(None);
+    until("there is space again", || store.writable().is_ok()).await;
+    store.wait_synced(position).await.unwrap();
+    disk.arm(Fault::SyncError { path: Path::new(DIR).to_owned(), nth: 1 });
+    let position = put(&store, "key", "value").await.unwrap();
+    assert!(matches!(store.wait_synced(position).await, Err(StorageError::Latched(_))));
+}
+
+/// Keys may have 64 KiB, and a record of the snapshot has a limit.
+#[tokio::test]
+async fn many_long_keys_that_are_owed_fit_into_a_snapshot() {
+    let disk = TestDisk::new();
+    let (store, _) = open(&disk).await;
+    let long = |n: u32| format!("{n:08}").repeat(8_191);
+    let of_one = |key: &String| slot(key).partition == PartitionId(0);
+    let keys: Vec<String> = (0..).map(long).filter(of_one).take(700).collect();
+    let mut end = LogPosition(0);
+    for key in &keys {
+        let owed = |entry: &mut Entry| {
+            set(entry, "value");
+            entry.targets.push(NodeId(2));
+            (Change::Write, ())
+        };
+        end = store.update(&slot(key), Durability::Sync, owed).await.unwrap().1;
+    }
+    store.wait_synced(end).await.unwrap();
+    store.snapshot().await.unwrap();
+    store.close().await.unwrap();
+    let (again, recovery) = open(&disk.after(Loss::All)).await;
+    assert!(recovery.snapshot && recovery.snapshot_refused.is_none(), "{recovery:?}");
+    assert_eq!(roots(&again), roots(&store));
 }
 
 #[tokio::test]
@@ -245,7 +328,8 @@ async fn a_failed_sync_of_names_latches_also_while_a_group_is_written() {
     });
     let append = || {
         let removal = |out: &mut Vec<u8>, seed| format::append_removal(out, seed, &slot("key"));
-        let (position, len, _) = log.append(PartitionId(0), Duration::ZERO, removal).unwrap();
+        let (position, len) =
+            log.append(PartitionId(0), log::Need::Removal, Duration::ZERO, removal).unwrap();
         position + len as u64
     };
     let first = append();
