@@ -114,6 +114,24 @@ impl Canary {
 /// Something that happened in a node, and that its surroundings must bear out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fact<'a> {
+    /// A node makes a dot. It may still fail to make it durable; it never makes it again.
+    Made {
+        /// Who.
+        node: NodeId,
+        /// Of what.
+        slot: &'a Slot,
+        /// The event.
+        dot: Dot,
+        /// The copy with it.
+        record: &'a Record,
+    },
+    /// A node has compared a partition with every other primary, and counts as holding all of it.
+    Refilled {
+        /// Who.
+        node: NodeId,
+        /// Which.
+        partition: PartitionId,
+    },
     /// A coordinator answers that a write is applied.
     Acked {
         /// Who coordinated it.

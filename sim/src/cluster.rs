@@ -124,6 +124,11 @@ impl Cluster {
         &self.settings
     }
 
+    /// The settings with which nodes start, but for what was changed of a store.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
     /// What the nodes agreed on.
     pub fn descriptor(&self) -> &ClusterDescriptor {
         &self.descriptor

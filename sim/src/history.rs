@@ -12,8 +12,12 @@ use jepsen_like_checks::history::History;
 use jepsen_like_checks::value::Value;
 use ringdove::dynamo::version::{Dot, VersionVector};
 use ringdove::types::{ActorId, Key, WriteId};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::probes::PROBES;
+
+/// Wrong values that are kept; more say nothing new.
+const WRONG_MAX: usize = 20;
 
 /// The events of a run so far. Clones share it.
 #[derive(Clone, Default)]
@@ -32,6 +36,11 @@ struct Inner {
     /// Writes of unknown outcome, and all that was ever read.
     unknown: BTreeSet<WriteId>,
     read: BTreeSet<WriteId>,
+    /// Writes of unknown outcome that no node ever took: known in the end.
+    never_applied: u64,
+    /// What each write wrote: a hash of its value, nothing for a deletion.
+    wrote: BTreeMap<WriteId, Option<u64>>,
+    values_judged: u64,
     elements: i64,
     /// What no store may do, in words.
     wrong: Vec<String>,
@@ -95,6 +104,40 @@ impl Recorder {
         self.lock().read.insert(write);
     }
 
+    /// Notes what a write is to write; nothing for a deletion.
+    pub fn wrote(&self, write: WriteId, value: Option<&[u8]>) {
+        self.lock().wrote.insert(write, value.map(xxh3_64));
+    }
+
+    /// Judges a value that a client was given: it is what that write wrote. The checks go by the names of writes alone, and
+    /// would take any bytes under the right name.
+    pub fn judge_value(&self, key: &Key, write: WriteId, value: &[u8]) {
+        let inner = &mut *self.lock();
+        inner.values_judged += 1;
+        let found = xxh3_64(value);
+        let why = match inner.wrote.get(&write) {
+            Some(Some(wrote)) if *wrote == found => return,
+            Some(Some(_)) => "other bytes than it wrote",
+            Some(None) => "a value, and it was a deletion",
+            None => "a value, and nobody made such a write",
+        };
+        let what = format!("{key} was read with {} bytes of write {}: {why}", value.len(), id_of(write));
+        if inner.wrong.len() < WRONG_MAX {
+            inner.wrong.push(what);
+        }
+    }
+
+    /// Values that were judged.
+    pub fn values_judged(&self) -> u64 {
+        self.lock().values_judged
+    }
+
+    /// In the end: these are the writes that any node ever took.
+    pub fn never_applied(&self, written: &BTreeSet<WriteId>) {
+        let inner = &mut *self.lock();
+        inner.never_applied = inner.unknown.difference(written).count() as u64;
+    }
+
     /// Notes what no store may do.
     pub fn wrong(&self, what: String) {
         self.lock().wrong.push(what);
@@ -112,7 +155,7 @@ impl Recorder {
         probes.extend(inner.probes.iter());
         let applied = inner.unknown.intersection(&inner.read).count() as u64;
         probes.insert("put unknown yet applied", applied);
-        probes.insert("put unknown and not applied", inner.unknown.len() as u64 - applied);
+        probes.insert("put unknown and not applied", inner.never_applied);
         probes
     }
 
@@ -172,4 +215,35 @@ pub fn claimed(dot: Dot) -> ClaimedDot<'static> {
 /// A context as a claim.
 pub fn covers(context: &VersionVector) -> Vec<(std::borrow::Cow<'static, str>, u64)> {
     context.entries().map(|(actor, counter)| (actor_of(actor).into(), counter)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_what_the_write_of_its_name_wrote() {
+        let (history, key) = (Recorder::new(false), Key::new(b"k".to_vec()).unwrap());
+        history.wrote(WriteId(1), Some(b"a value"));
+        history.wrote(WriteId(2), None);
+        history.judge_value(&key, WriteId(1), b"a value");
+        assert_eq!(history.wrongs(), [] as [String; 0]);
+        for (write, value, has) in
+            [(1, "a valuE", "other bytes"), (1, "", "other bytes"), (2, "", "a deletion"), (3, "x", "nobody")]
+        {
+            history.judge_value(&key, WriteId(write), value.as_bytes());
+            assert!(history.wrongs().last().unwrap().contains(has), "{:?}", history.wrongs());
+        }
+        assert_eq!((history.wrongs().len(), history.values_judged()), (4, 5));
+    }
+
+    #[test]
+    fn a_write_that_was_never_read_may_have_been_applied_all_the_same() {
+        let history = Recorder::new(false);
+        [1, 2, 3].map(WriteId).into_iter().for_each(|write| history.unknown(write));
+        history.read(WriteId(1));
+        history.never_applied(&[WriteId(1), WriteId(2)].into());
+        let probes = history.probes();
+        assert_eq!((probes["put unknown yet applied"], probes["put unknown and not applied"]), (1, 1));
+    }
 }

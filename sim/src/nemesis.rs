@@ -144,8 +144,10 @@ impl Nemesis {
         self.world.record("nemesis", action.name(), format_args!("{action:?}"));
         match action {
             Action::PowerLoss { node, back_after_ms } => {
-                if let Some(probe) = self.watch.at_work(&node) {
-                    self.history.hit(probe);
+                if cluster.host(&node).is_some_and(Host::is_running) {
+                    for probe in self.watch.power_lost(&node, self.world.now()) {
+                        self.history.hit(probe);
+                    }
                 }
                 cluster.down(&node);
                 self.lost(&node);

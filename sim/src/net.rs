@@ -47,7 +47,7 @@ pub mod fault;
 mod frames;
 mod wires;
 
-pub use wires::{Network, UNACKED_MAX};
+pub use wires::{Connection, Network, UNACKED_MAX};
 
 use wires::{Conn, Listening, Segment, Side, State, Wires, close, free_addr, host_of};
 
@@ -134,7 +134,7 @@ impl SimNet {
         let id = wires.next_conn;
         wires.next_conn += 1;
         let sides = [Side::new(wires.number(own), from), Side::new(wires.number(host), addr.to_owned())];
-        wires.conns.insert(id, Conn { sides, pipes: Default::default(), held: [false; 2] });
+        wires.conns.insert(id, Conn { sides, pipes: Default::default(), held: [false; 2], broken: false });
         self.net.send(&mut wires, id, 0, Segment::Syn);
         drop(wires);
         self.net.record(own, "net-connect", format_args!("c{id} to {addr}"));

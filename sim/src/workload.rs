@@ -21,6 +21,7 @@ use ringdove::types::{Key, Namespace, WriteId};
 
 use crate::clock::EPOCH;
 use crate::cluster::client_addr;
+use crate::plan::node_name;
 use crate::history::{Recorder, claimed, covers, event, id_of};
 use crate::report::{UNKNOWN, UNKNOWN_CUT_OFF};
 use crate::seed::{self, Stream};
@@ -213,7 +214,7 @@ impl Session {
         match read {
             Ok(reply) => {
                 let payload = siblings_of(&reply);
-                self.probe_read(&reply);
+                self.probe_read(key, &reply);
                 self.world.record(&self.name, "read", format_args!("{key} {payload:?}"));
                 let covers = Some(covers(&self.context(key, &reply.context)));
                 let layout = Some(reply.replicas.layout.version);
@@ -233,7 +234,15 @@ impl Session {
         }
     }
 
-    fn probe_read(&self, reply: &GetReply) {
+    /// Each value that came back is what its write wrote.
+    fn judge_values(&self, key: &Key, values: &[Version]) {
+        for version in values {
+            self.history.judge_value(key, version.write_id, &version.value);
+        }
+    }
+
+    fn probe_read(&self, key: &Key, reply: &GetReply) {
+        self.judge_values(key, &reply.values);
         let ids = reply.values.iter().map(|version| version.write_id);
         ids.chain(reply.hidden.iter().map(|hidden| hidden.write_id)).for_each(|id| self.history.read(id));
         if reply.values.len() > 1 {
@@ -247,6 +256,9 @@ impl Session {
         }
         if reply.replicas.primaries.len() < usize::from(self.settings.r) && !self.settings.own_quorums {
             self.history.hit("a read answered by fewer primaries than asked");
+        }
+        if reply.replicas.primaries.is_empty() {
+            self.history.hit("a read answered by no primary");
         }
     }
 
@@ -351,6 +363,7 @@ impl Session {
         }
         let f = if content.is_some() { "put" } else { "delete" };
         let durable = Some(if self.settings.interval_ms == 0 { "sync" } else { "interval" }.into());
+        self.history.wrote(write_id, content.as_deref());
         let id = Some(id_of(write_id).into());
         let invoke = Event { id, after, ttl, durable, ..self.asked(Kind::Invoke, 0, f, key, quorum) };
         Some((options, content, invoke))
@@ -379,6 +392,8 @@ impl Session {
         match outcome {
             Ok(reply) => {
                 self.world.record(&self.name, "written", format_args!("{write_id:?}"));
+                self.judge_values(key, &reply.siblings);
+                self.judge_values(key, reply.written.as_slice());
                 let copies = reply.replicas.primaries.len() + reply.replicas.fallbacks.len();
                 let expires_at = reply.written.as_ref().and_then(|written| written.expires_at);
                 let done = Event {
@@ -415,9 +430,13 @@ impl Session {
         }
     }
 
-    /// How an unknown outcome is counted: whether a cut of this client's links since then accounts for it.
+    /// How an unknown outcome is counted: whether this client was cut off from all nodes since then.
     fn unknown_outcome(&self, asked_at: Duration) -> &'static str {
-        if self.world.net().was_cut_since(&self.name, asked_at) { UNKNOWN_CUT_OFF } else { UNKNOWN }
+        let nodes = (1..=self.settings.nodes).map(node_name);
+        match self.world.net().was_cut_off_since(&self.name, nodes, asked_at) {
+            true => UNKNOWN_CUT_OFF,
+            false => UNKNOWN,
+        }
     }
 
     /// Some keys at once: reads, or writes.
@@ -497,6 +516,7 @@ impl Session {
                 continue;
             }
             let item = found.remove(key);
+            item.iter().for_each(|item| self.judge_values(key, &item.values));
             let covers = item.as_ref().map(|item| covers(&self.context(key, &item.context)));
             let values = item.iter().flat_map(|item| item.values.iter()).map(sibling_of).collect();
             let clock = Some(self.clock(asked_at));
@@ -546,7 +566,7 @@ impl Session {
                     Ok(reply) => {
                         self.push(self.asked(Kind::Invoke, process, "final", &key, quorum));
                         let payload = siblings_of(&reply);
-                        self.probe_read(&reply);
+                        self.probe_read(&key, &reply);
                         self.world.record(&self.name, "final", format_args!("{key} {payload:?}"));
                         let covers = Some(covers(&self.context(&key, &reply.context)));
                         let clock = Some(self.clock(asked_at));

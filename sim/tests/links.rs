@@ -142,3 +142,21 @@ fn small_segments_stall_and_large_ones_pass_or_the_reverse() {
         });
     }
 }
+
+#[test]
+fn a_host_is_cut_off_only_when_it_can_reach_nobody() {
+    in_world(Settings::default(), |world| async move {
+        let nodes = || ["n1", "n2"].into_iter().map(str::to_owned);
+        let cut_off = |since| world.net().was_cut_off_since("c1", nodes(), since);
+        assert!(!cut_off(Duration::ZERO));
+        world.net().cut("c1", "n1");
+        assert!(!cut_off(Duration::ZERO), "n2 answers");
+        world.net().cut("n2", "c1");
+        assert!(cut_off(Duration::ZERO), "an answer of n2 does not come through");
+        world.sleep(MS).await;
+        world.net().heal_all();
+        assert!(cut_off(Duration::ZERO), "it was");
+        world.sleep(MS).await;
+        assert!(!cut_off(world.now()));
+    });
+}

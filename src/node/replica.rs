@@ -143,6 +143,7 @@ impl Inner {
                 let done = entry.copy.put(&mut self.mint(), over, write.clone(), now, &self.config.caps);
                 match done {
                     Ok(done) => {
+                        fact!(Made { node: self.id, slot, dot: done.dot, record: &entry.copy.record });
                         entry.add_targets(targets);
                         (Change::Write, Ok((entry.copy.record.clone(), done, fences_of(state))))
                     }

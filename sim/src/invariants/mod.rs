@@ -9,7 +9,11 @@
 //! | (e) | `shown` | what a node shows of a key is on its disk for certain |
 //! | (f) | `guests` | what is kept for another node goes only once that node's disk has it |
 //! | (f) | `letting_go` | what a node is no primary of any more goes only once each primary's disk has it |
+//! | (g) | `bounded` | queues, machines and connections stay within the settings, and come to nothing in the end |
 //! | (h) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
+//!
+//! Excuses end. A disk that was destroyed is excused until the next convergence, at which everybody has refilled; a member that
+//! moved, and a partition whose copies were given up, until the partition has refilled.
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
@@ -26,7 +30,7 @@ use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::fault_disk::{FaultKind, Image};
 use ringdove::observe::{Canary, Fact, Observer};
 use ringdove::storage::{Entry, Slot, Table};
-use ringdove::types::{Key, Namespace};
+use ringdove::types::{Key, Namespace, PartitionId, WriteId};
 
 use crate::disk::{DiskChange, DiskWatch};
 use crate::holdings::{DIR, Finder, Holdings};
@@ -35,6 +39,7 @@ use crate::trace::Trace;
 use crate::world::World;
 
 mod acks;
+pub mod bounded;
 mod climbs;
 mod covered;
 mod dots;
@@ -58,19 +63,18 @@ struct State {
     /// When something was last heard of.
     now: Duration,
     trace: Trace,
-    acks: u64,
-    records: u64,
-    shown: u64,
-    reaped: u64,
+    judged: BTreeMap<&'static str, u64>,
     points: BTreeMap<&'static str, u64>,
     sites: BTreeMap<&'static str, u64>,
-    at_work: BTreeMap<String, &'static str>,
-    /// Hosts whose nodes were removed from the cluster or added to it: they may have missed votes.
-    ever_moved: BTreeSet<String>,
+    /// By host and probe: since when its node is in the middle of what the probe is about.
+    at_work: BTreeMap<(String, &'static str), Duration>,
+    /// Hosts whose nodes were removed from the cluster or added to it, with the partitions that have refilled since: in the
+    /// others they may have missed votes.
+    moved: BTreeMap<String, BTreeSet<PartitionId>>,
     letting_go: letting_go::LettingGo,
-    /// Disks destroyed since the last convergence, and ever.
+    /// Disks destroyed since the last convergence, and whether one ever was.
     destroyed: BTreeSet<String>,
-    ever_destroyed: BTreeSet<String>,
+    any_destroyed: bool,
 }
 
 /// Watches one run. Clones share what they saw.
@@ -90,14 +94,8 @@ pub struct Seen {
     pub violations: Vec<String>,
     /// How many there were.
     pub count: u64,
-    /// Acknowledgements that were judged.
-    pub acks: u64,
-    /// Durable records that were judged.
-    pub records: u64,
-    /// Copies that were shown and judged.
-    pub shown: u64,
-    /// Copies of which something was taken away after a vote.
-    pub reaped: u64,
+    /// What was judged, and how often.
+    pub judged: BTreeMap<&'static str, u64>,
     /// How often each point of node code was reached.
     pub points: BTreeMap<&'static str, u64>,
     /// How often the unusual way was taken at each site.
@@ -135,22 +133,35 @@ impl Watch {
     pub fn destroyed(&self, host: &str) {
         let mut state = self.lock();
         state.destroyed.insert(host.to_owned());
-        state.ever_destroyed.insert(host.to_owned());
+        state.any_destroyed = true;
     }
 
     /// A node is about to be removed from the cluster or added to it: it may lack what the others have agreed to forget.
     pub fn moved(&self, host: &str) {
-        self.lock().ever_moved.insert(host.to_owned());
+        self.lock().moved.insert(host.to_owned(), BTreeSet::new());
     }
 
     /// Whether a disk was destroyed at some time.
     pub fn any_destroyed(&self) -> bool {
-        !self.lock().ever_destroyed.is_empty()
+        self.lock().any_destroyed
     }
 
-    /// Every acknowledged write is on enough disks again.
+    /// Every acknowledged write is on enough disks again, and every node has refilled: nobody is excused any more.
     pub fn converged(&self) {
-        self.lock().destroyed.clear();
+        let state = &mut *self.lock();
+        state.destroyed.clear();
+        state.moved.clear();
+        state.forgetting.converged();
+    }
+
+    /// Every write that became a dot on any node.
+    pub fn written(&self) -> BTreeSet<WriteId> {
+        self.lock().dots.writes()
+    }
+
+    /// Records on the disk that holds most.
+    pub fn records_max(&self) -> usize {
+        self.lock().disks.values().map(|disk| disk.iter().count()).max().unwrap_or(0)
     }
 
     /// What fewer than `w` disks hold of all that was acknowledged, in words.
@@ -174,9 +185,14 @@ impl Watch {
         state.disks.values().flat_map(Holdings::iter).filter(|(slot, _)| slot.table == Table::Guest).count()
     }
 
-    /// The probe that a power loss of this host hits now, by what its node is in the middle of.
-    pub fn at_work(&self, host: &str) -> Option<&'static str> {
-        self.lock().at_work.get(host).copied()
+    /// The power of a host is lost while its node runs: the probes that this hits, by what the node is in the middle of.
+    pub fn power_lost(&self, host: &str, now: Duration) -> Vec<&'static str> {
+        let at_work = std::mem::take(&mut self.lock().at_work);
+        let (here, elsewhere) = at_work.into_iter().partition(|((of, _), _)| of == host);
+        self.lock().at_work = elsewhere;
+        let here: BTreeMap<(String, &str), Duration> = here;
+        let lasts = here.into_iter().filter(|(_, since)| now <= *since + WORK_MAX);
+        lasts.map(|((_, probe), _)| probe).collect()
     }
 
     /// What was seen so far.
@@ -185,10 +201,7 @@ impl Watch {
         Seen {
             violations: state.violations.clone(),
             count: state.count,
-            acks: state.acks,
-            records: state.records,
-            shown: state.shown,
-            reaped: state.reaped,
+            judged: state.judged.clone(),
             points: state.points.clone(),
             sites: state.sites.clone(),
         }
@@ -196,6 +209,16 @@ impl Watch {
 }
 
 impl State {
+    fn judged(&mut self, what: &'static str) {
+        *self.judged.entry(what).or_default() += 1;
+    }
+
+    /// Whether a host may lack, of this partition, what the others have agreed to forget.
+    fn may_have_missed(&self, host: &str, partition: PartitionId) -> bool {
+        self.destroyed.contains(host)
+            || self.moved.get(host).is_some_and(|refilled| !refilled.contains(&partition))
+    }
+
     fn violation(&mut self, what: &str) {
         self.count += 1;
         let what = format!("{:.6} s: {what}", self.now.as_secs_f64());
@@ -222,8 +245,10 @@ struct Reading<'a> {
     forgetting: &'a forgetting::Forgetting,
     letting_go: &'a letting_go::LettingGo,
     records: u64,
+    let_go: u64,
+    guests_gone: u64,
     wrong: Vec<String>,
-    /// Disks that were destroyed at some time: they may hold less than before.
+    /// Disks that were destroyed since the last convergence: they may hold less than before.
     destroyed: &'a BTreeSet<String>,
 }
 
@@ -256,6 +281,7 @@ impl Finder for Reading<'_> {
             && let Some(judged) =
                 self.letting_go.judge(self.disks, self.destroyed, self.host, slot, before, gone)
         {
+            self.let_go += 1;
             self.wrong.extend(judged);
             return;
         }
@@ -272,6 +298,8 @@ impl Finder for Reading<'_> {
         let excused = self.forgetting.has_given_up(self.host, slot.partition)
             || self.letting_go.has_other_keepers(self.host, slot);
         if !excused {
+            let is_struck = before.targets.iter().any(|of| now.is_none_or(|now| !now.targets.contains(of)));
+            self.guests_gone += u64::from(is_struck);
             self.wrong.extend(wrong);
         }
     }
@@ -297,8 +325,10 @@ impl DiskWatch for Watch {
             forgetting: &state.forgetting,
             letting_go: &state.letting_go,
             records: 0,
+            let_go: 0,
+            guests_gone: 0,
             wrong: Vec::new(),
-            destroyed: &state.ever_destroyed,
+            destroyed: &state.destroyed,
         };
         match change {
             DiskChange::Synced(path) => holdings.synced(path, image, &mut reading),
@@ -320,8 +350,12 @@ impl DiskWatch for Watch {
         if astray && state.destroyed.contains(host) {
             holdings.harmed(Path::new(DIR), image);
         }
-        let Reading { records, wrong, .. } = reading;
-        state.records += records;
+        let Reading { records, let_go, guests_gone, wrong, .. } = reading;
+        for (what, count) in
+            [("durable records", records), ("copies let go", let_go), ("guests that went", guests_gone)]
+        {
+            *state.judged.entry(what).or_default() += count;
+        }
         state.disks.insert(host.to_owned(), holdings);
         for what in wrong {
             state.violation(&what);
@@ -337,6 +371,8 @@ struct Observing {
     chance: RefCell<seed::Stream>,
 }
 
+/// Compaction of a segment, a snapshot and a recovery take no longer. One that failed is over by then too.
+const WORK_MAX: Duration = Duration::from_secs(1);
 /// An active site is taken once in so many times.
 const BUGGIFY_ONE_IN: u32 = 10;
 
@@ -344,17 +380,22 @@ impl Observer for Observing {
     fn point(&self, name: &'static str) {
         *self.watch.lock().points.entry(name).or_default() += 1;
         if let Some(host) = self.world.running_host() {
-            let state = &mut *self.watch.lock();
-            let begins = match name {
-                "compaction-begun" => Some("power lost during compaction"),
-                "snapshot-begun" => Some("power lost during a snapshot"),
-                "recovery-examined" => Some("power lost during recovery"),
-                _ => None,
+            let (state, now) = (&mut *self.watch.lock(), self.world.now());
+            let mut works = |probe, begins: bool| {
+                let of = (host.clone(), probe);
+                match begins {
+                    true => drop(state.at_work.insert(of, now)),
+                    false => drop(state.at_work.remove(&of)),
+                }
             };
-            if let Some(probe) = begins {
-                state.at_work.insert(host.clone(), probe);
-            } else if matches!(name, "segment-removed" | "snapshot-named" | "node-serving") {
-                state.at_work.remove(&host);
+            match name {
+                "compaction-begun" => works("power lost during compaction", true),
+                "snapshot-begun" => works("power lost during a snapshot", true),
+                "recovery-examined" => works("power lost during recovery", true),
+                "segment-removed" => works("power lost during compaction", false),
+                "snapshot-named" => works("power lost during a snapshot", false),
+                "node-serving" => works("power lost during recovery", false),
+                _ => {}
             }
             self.world.record(&host, &format!("point:{name}"), "");
         }
@@ -371,24 +412,40 @@ impl Observer for Observing {
 
     fn fact(&self, fact: &Fact<'_>) {
         let state = &mut *self.watch.lock();
+        state.now = self.world.now();
         match *fact {
+            Fact::Made { node, slot, dot, record } => {
+                state.judged("dots made");
+                if let Some(what) = state.dots.made(node, slot, dot, record) {
+                    state.violation(&what);
+                }
+            }
+            Fact::Refilled { node, partition } => {
+                let host = node.to_string();
+                state.forgetting.refilled(&host, partition);
+                if let Some(refilled) = state.moved.get_mut(&host) {
+                    refilled.insert(partition);
+                }
+            }
             Fact::Acked { sync: false, .. } => {}
             // What is to be on a disk only after an interval may be shown before.
             Fact::Shown { .. } if !self.watch.sync => {}
             Fact::Shown { node, slot, record } => {
-                state.shown += 1;
-                if state.ever_destroyed.contains(&node.to_string()) {
+                if state.destroyed.contains(&node.to_string()) {
                     return;
                 }
+                state.judged("copies shown");
                 let gone = state.forgetting.gone(slot.namespace, &slot.key);
                 if let Some(what) = shown::judge(&state.disks, node, slot, record, gone) {
                     state.violation(&what);
                 }
             }
             Fact::Reaped { node, slot, before, after } => {
-                let excused = state.ever_destroyed.union(&state.ever_moved).cloned().collect();
+                let hosts = state.disks.keys();
+                let excused =
+                    hosts.filter(|host| state.may_have_missed(host, slot.partition)).cloned().collect();
                 let wrong = state.forgetting.reaped(&state.disks, &excused, (node, slot), before, after);
-                state.reaped += 1;
+                state.judged("copies reaped");
                 if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {
                     state.covered.forgotten(slot, gone);
                 }
@@ -399,7 +456,7 @@ impl Observer for Observing {
             Fact::GivenUp { node, partition } => {
                 state.forgetting.gave_up(node, partition);
                 let host = node.to_string();
-                if !state.ever_destroyed.contains(&host) && !state.ever_moved.contains(&host) {
+                if !state.may_have_missed(&host, partition) {
                     state.violation(&format!(
                         "{node} gives up {partition}, and nothing ever happened to its disk"
                     ));
@@ -413,7 +470,7 @@ impl Observer for Observing {
                 state.letting_go.goes_on_elsewhere(node, slot);
             }
             Fact::Acked { coordinator, namespace, key, write_id, dot, w, sync: true } => {
-                state.acks += 1;
+                state.judged("acknowledgements");
                 let slots = [Table::Data, Table::Guest].map(|table| state.slot(table, namespace, key));
                 if state.forgetting.may_be_gone(namespace, key, dot) {
                     return;

@@ -4,9 +4,9 @@
 //!   keep-image n2 ──▶ … ──▶ destroy n2 ──▶ budget? ──▶ (power goes) ──▶ the image changes ──▶ the watch reads it anew
 //!                                            │ beyond: the run fails, nothing is done
 //!   converge ──▶ destroyed machines off and on; links, disks, nodes whole ──▶ read every key from all N, over and over ──▶ W disks hold every
-//!                                                       acknowledged write, by their media ──▶ the budget is whole
+//!                                    acknowledged write, by their media, and every node has refilled ──▶ the budget is whole
 //! ```
-//! Until anti-entropy is there, the reads of the convergence are what fills a destroyed disk again.
+//! The reads are what brings a destroyed disk up to date at once; anti-entropy fills what nobody reads.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,11 +18,12 @@ use super::Nemesis;
 use crate::cluster::Cluster;
 use crate::holdings::DIR;
 use crate::plan::Destruction;
+use crate::play::bound::{Past, bound};
 use crate::workload::Session;
 use crate::world::Host;
 
-/// A convergence takes no longer.
-const CONVERGED_WITHIN: Duration = Duration::from_secs(60);
+/// Nodes that went down so often sit out the longest penalty.
+const FALLS: u32 = 8;
 /// Between two readings of all keys.
 const READ_EVERY: Duration = Duration::from_millis(500);
 /// The operator's look at his nodes while a reading goes on.
@@ -48,6 +49,19 @@ fn file(image: &Image, number: u32) -> Option<(PathBuf, u64)> {
 
 fn part(len: u64, thousandths: u32) -> u64 {
     len * u64::from(thousandths.min(1000)) / 1000
+}
+
+/// Who does not hold all of its partitions yet, in words.
+fn refilling(cluster: &Cluster) -> Vec<String> {
+    let told = |(name, host): (&str, &Host)| {
+        let Some(node) = cluster.node(name).filter(|_| host.is_running()) else {
+            return Some(format!("{name} does not run"));
+        };
+        let status = node.status();
+        let (has, of) = (status.partitions_refilled, status.partitions);
+        (has < of).then(|| format!("{name} has refilled {has} of {of} partitions"))
+    };
+    cluster.hosts().filter_map(told).collect()
 }
 
 /// Changes the image as the destruction says. Gives whether all of it is another one now.
@@ -158,7 +172,15 @@ impl Nemesis {
     pub(super) async fn converge(&mut self, cluster: &mut Cluster) {
         self.power_cycle_destroyed(cluster).await;
         self.mend(cluster);
-        let by = self.world.now() + CONVERGED_WITHIN;
+        let past = Past {
+            guests: self.watch.guests() as u64,
+            records: self.watch.records_max() as u64,
+            destroyed: true,
+            layouts: 0,
+            falls: FALLS,
+        };
+        let within = bound(cluster.settings(), past);
+        let by = self.world.now() + within;
         let thin = loop {
             self.readings += 1;
             let name = format!("refiller{}", self.readings);
@@ -183,15 +205,16 @@ impl Nemesis {
             }
             // What was repaired gets to the disks meanwhile.
             self.world.sleep(READ_EVERY).await;
-            let thin = self.watch.on_fewer_than(cluster.settings().w.into());
+            let mut thin = self.watch.on_fewer_than(cluster.settings().w.into());
+            thin.extend(refilling(cluster));
             if thin.is_empty() || self.world.now() >= by {
                 break thin;
             }
         };
         if let Some(first) = thin.first() {
-            let within = CONVERGED_WITHIN.as_secs();
+            let within = within.as_secs_f64();
             self.history
-                .wrong(format!("no convergence within {within} s after disks were destroyed: {first}"));
+                .wrong(format!("no convergence within {within:.1} s after disks were destroyed: {first}"));
         }
         self.world.record("nemesis", "converged", thin.len());
         self.budget.converged();

@@ -114,6 +114,19 @@ pub(super) struct Conn {
     pub(super) pipes: [Pipe; 2],
     /// Directions that stand still by a `hold`.
     pub(super) held: [bool; 2],
+    /// It ended under the hands of one side, who told the other nothing.
+    pub(super) broken: bool,
+}
+
+/// A connection of which at least one side still knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// The host that opened it, and the one that accepted.
+    pub hosts: [String; 2],
+    /// Which of them has not closed it.
+    pub is_open: [bool; 2],
+    /// It ended under the hands of one side, who told the other nothing: that one may go on knowing of it.
+    pub broken: bool,
 }
 
 #[derive(Default)]
@@ -254,6 +267,7 @@ impl Network {
                     continue;
                 }
                 if power {
+                    conn.broken = true;
                     let pipe = &mut conn.pipes[side];
                     if let Some(timer) = pipe.timer.take() {
                         self.0.timers.cancel(timer);
@@ -332,6 +346,7 @@ impl Network {
     /// A connection ends under the hands of the sides named; nothing is sent, and what was on the way from them is gone.
     fn break_off(&self, wires: &mut Wires, id: u64, sides: [bool; 2]) {
         let Some(conn) = wires.conns.get_mut(&id) else { return };
+        conn.broken = true;
         for (side, ends) in sides.into_iter().enumerate() {
             if !ends || conn.sides[side].state == State::Closed {
                 continue;
@@ -379,6 +394,17 @@ impl Network {
         wires.conns.values_mut().for_each(|conn| conn.held = [false; 2]);
         self.record("net", "heal-all", "");
         self.resume(&mut wires);
+    }
+
+    /// The connections that either side still knows.
+    pub fn connections(&self) -> Vec<Connection> {
+        let wires = self.lock();
+        let told = |conn: &Conn| Connection {
+            hosts: [0, 1].map(|side: usize| wires.names[conn.sides[side].host.0 as usize].to_string()),
+            is_open: [0, 1].map(|side: usize| conn.sides[side].state != State::Closed),
+            broken: conn.broken,
+        };
+        wires.conns.values().map(told).collect()
     }
 
     /// Connections that either side still knows, and segments on the way: both zero when nothing leaks.
@@ -446,12 +472,19 @@ impl Network {
         effective(&mut wires.counts, "unacknowledged");
     }
 
-    /// Whether a link of the host was cut at some moment since then.
-    pub fn was_cut_since(&self, host: &str, since: Duration) -> bool {
+    /// Whether the host was cut off from every one of the others at some moment since then, there or back. With one that it
+    /// could reach it may have found its answer.
+    pub fn was_cut_off_since(&self, host: &str, from: impl Iterator<Item = String>, since: Duration) -> bool {
         let mut wires = self.lock();
         let host = wires.number(host);
-        let of_host = wires.links.iter().filter(|((a, b), _)| *a == host || *b == host);
-        of_host.into_iter().any(|(_, link)| link.cut || link.cut_ended.is_some_and(|ended| ended >= since))
+        let is_cut = |link: &Link| link.cut || link.cut_ended.is_some_and(|ended| ended >= since);
+        let mut cut_off = true;
+        for other in from {
+            let other = wires.number(&other);
+            let mut links = [(host, other), (other, host)].into_iter().filter_map(|link| wires.links.get(&link));
+            cut_off &= links.any(is_cut);
+        }
+        cut_off
     }
 
     /// Sets the timers of all first segments again that were held back, and acknowledges what can be.
