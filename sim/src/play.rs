@@ -1,13 +1,17 @@
-//! Plays a plan: start, faults under load, heal, quiesce, final reads, judgement.
+//! Plays a plan: start, faults under load, heal, convergence, final reads, judgement.
 //!
 //! ```text
-//!   0 ms      200 ms                    plan's end, clients done       + heal        + quiet
-//!   start ──▶ clients + nemesis ──────▶ everything healed, all up ──▶ reads at R=N ──▶ reads at R=N ──▶ checks
+//!   0 ms      200 ms                    plan's end, clients done    the heal               converged        + quiet, TTLs
+//!   start ──▶ clients + nemesis ──────▶ everything healed, all up ─▶ within the bound:   ─▶ what is to   ─▶ reads at R=N,
+//!             bounds each second                                     no guest, all equal,   expire does     twice ──▶ checks
+//!                                                                    all refilled
 //! ```
+//!
+//! History, trace, watch and counts live outside the runtime: a panic ends the run, and all that was seen before it is kept.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -16,26 +20,28 @@ use jepsen_like_checks::checks::{Check, NAMES};
 use jepsen_like_checks::event::{Event, Kind, Payload, Sibling};
 use ringdove::dynamo::ring::PartitionCount;
 use ringdove::dynamo::version::Content;
-use ringdove::net::message::HintsFor;
-use ringdove::node::Node;
 use ringdove::observe::{self, Canary};
 use ringdove::types::{Namespace, Wall};
 
+use crate::catalogue;
 use crate::clock::EPOCH;
 use crate::cluster::Cluster;
 use crate::disk::DiskTimes;
 use crate::history::{Recorder, claimed, event, id_of};
-use crate::invariants::Watch;
+use crate::invariants::{Watch, bounded};
 use crate::nemesis::Nemesis;
 use crate::net::NetTimes;
 use crate::plan::{LOAD_AT, Plan, client_name};
-use crate::report::{Failure, Report, Tally};
+use crate::report::{Convergence, Failure, Report, Tally};
 use crate::run::simulate;
 use crate::settings::RunSettings;
 use crate::tcp::Weather;
 use crate::trace::Trace;
 use crate::workload::{Session, keys};
 use crate::world::{Running, Settings, World};
+
+mod apart;
+pub mod bound;
 
 /// What to change about a run besides its plan.
 #[derive(Default)]
@@ -46,8 +52,19 @@ pub struct Options {
     pub keep_history: bool,
     /// A mistake that all nodes make.
     pub canary: Option<Canary>,
-    /// Called once, when the nodes have started and before the first operation.
-    pub on_started: Option<Box<dyn FnOnce() + Send>>,
+    /// Something from outside the run that gets into an event all the same: a mistake that comparing two runs must find.
+    pub planted: Option<String>,
+    /// Called as each phase begins.
+    pub on_phase: Option<Box<dyn FnMut(Phase) + Send>>,
+}
+
+/// A part of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The nodes have started; the first operation is next.
+    Load,
+    /// The clients are done and the last entry has fired; the heal is next.
+    Heal,
 }
 
 /// What a run leaves behind for those who look into it.
@@ -58,10 +75,60 @@ pub struct Played {
     pub history: Recorder,
 }
 
-/// Plays a plan.
+/// What is known of a run so far; outside its runtime, so that a panic leaves it.
+#[derive(Clone, Default)]
+struct Progress(Arc<Mutex<Rest>>);
+
+#[derive(Default)]
+struct Rest {
+    unsettled: Vec<String>,
+    /// Bounds that were passed under load; each once.
+    excess: BTreeMap<String, String>,
+    tally: Tally,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Rest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsettled(&self, what: impl IntoIterator<Item = String>) {
+        self.lock().unsettled.extend(what);
+    }
+
+    /// What was counted up to now. A panic a moment later leaves this.
+    fn count(&self, world: &World, cluster: &Cluster, nemesis: &Nemesis) {
+        let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
+        if let Some(tcp) = world.tcp() {
+            tally.probe("messages over madsim's network", tcp.messages());
+        }
+        tally.fault("reconfigure", 0, cluster.changed_starts().into());
+        for (name, (fired, effective)) in nemesis.counts() {
+            tally.fault(name, *fired, *effective);
+        }
+        for (name, (fired, effective)) in world.net().counts() {
+            tally.fault(name, fired, effective);
+        }
+        for (_, host) in cluster.hosts() {
+            host.with_disk(|image| {
+                for (kind, count) in image.counts().iter() {
+                    tally.fault(&catalogue::disk_name(kind), count.fired, count.effective);
+                }
+            });
+        }
+        let rest = &mut *self.lock();
+        tally.judged.insert("bounds".to_owned(), rest.tally.judged.get("bounds").copied().unwrap_or(0));
+        tally.load = rest.tally.load;
+        tally.convergence = rest.tally.convergence;
+        rest.tally = tally;
+    }
+}
+
+/// Plays a plan. A panic of the nodes or of the simulator is a failure of the run like any other, and all that was recorded
+/// until then is there.
 ///
 /// # Errors
-/// With the message of the panic that ended it.
+/// With the reason why the plan cannot be played.
 pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     plan.check()?;
     let trace = match options.log {
@@ -85,23 +152,32 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     };
     let (of_run, recorder) = (plan.clone(), history.clone());
     let scenario_watch = watch.clone();
-    let rest = simulate(plan.seed, settings, trace.clone(), move |world| async move {
+    let progress = Progress::default();
+    let of_phases = progress.clone();
+    let ended = simulate(plan.seed, settings, trace.clone(), move |world| async move {
         observe::install(Some(scenario_watch.observer(&world, &of_run.settings.buggify)));
-        let rest = phases(world, of_run, recorder, scenario_watch, options.on_started).await;
+        let beside = (options.on_phase.unwrap_or_else(|| Box::new(|_| {})), options.planted);
+        phases(world, of_run, recorder, scenario_watch, of_phases, beside).await;
         observe::install(None);
-        rest
     });
-    let rest = rest.map_err(|panicked| panicked.message)?;
-    let mut tally = rest.tally;
+    let mut rest = std::mem::take(&mut *progress.lock());
+    let mut failures = Vec::new();
+    let fails = |by: &str| {
+        let by = by.to_owned();
+        move |what| Failure { by: by.clone(), what }
+    };
+    failures.extend(ended.as_ref().err().map(|panicked| fails("panic")(panicked.message.clone())));
+    let tally = &mut rest.tally;
     tally.runs = 1;
     tally.events = trace.events();
     for ((operation, outcome), count) in history.outcomes() {
         tally.operations.insert(format!("{operation} {outcome}"), count);
     }
     let seen = watch.seen();
-    tally.judged.insert("acknowledgements".to_owned(), seen.acks);
-    tally.judged.insert("durable records".to_owned(), seen.records);
-    tally.judged.insert("copies shown".to_owned(), seen.shown);
+    for (name, judged) in &seen.judged {
+        tally.judged.insert((*name).to_owned(), *judged);
+    }
+    tally.judged.insert("values".to_owned(), history.values_judged());
     for point in observe::POINTS {
         tally.probe(&format!("point {point}"), seen.points.get(point).copied().unwrap_or(0));
     }
@@ -111,18 +187,17 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     for site in observe::SITES {
         tally.probe(&format!("site {site}"), seen.sites.get(site).copied().unwrap_or(0));
     }
-    let mut failures: Vec<Failure> = seen
-        .violations
-        .iter()
-        .map(|what| Failure { by: "invariant".to_owned(), what: what.clone() })
-        .collect();
+    failures.extend(seen.violations.iter().cloned().map(fails("invariant")));
+    failures.extend(rest.excess.into_values().map(fails("bounds")));
     // The first few say it all.
-    let unsettled = rest.unsettled.into_iter().take(UNSETTLED_MAX);
-    failures.extend(unsettled.map(|what| Failure { by: "convergence-in-time".to_owned(), what }));
-    failures.extend(history.wrongs().into_iter().map(|what| Failure { by: "client".to_owned(), what }));
-    judge(&plan.settings, &history, &mut failures, &mut tally);
+    failures.extend(rest.unsettled.into_iter().take(UNSETTLED_MAX).map(fails("convergence-in-time")));
+    failures.extend(history.wrongs().into_iter().map(fails("client")));
+    if ended.is_ok() {
+        // A run that a panic cut short has no end to be judged by.
+        judge(&plan.settings, &history, &mut failures, tally);
+    }
     let trace_hash = format!("{:016x}", trace.hash());
-    Ok(Played { report: Report { seed: plan.seed, trace_hash, failures, tally }, history })
+    Ok(Played { report: Report { seed: plan.seed, trace_hash, failures, tally: rest.tally }, history })
 }
 
 /// The checks over the history.
@@ -131,43 +206,37 @@ fn judge(settings: &RunSettings, history: &Recorder, failures: &mut Vec<Failure>
     let skew = 2 * settings.skew_ms_max + 1;
     let limits =
         jepsen_like_checks::Options { clock_skew_ms: skew, ..jepsen_like_checks::Options::default() };
-    // What a run has no pair for is unknown and no failure.
     for name in NAMES {
         let check = Check::of(name).expect("a name of the checks");
-        let pairs = match check.run(&judged, &limits).0 {
-            Verdict::Valid { judged } => judged,
-            Verdict::Invalid { judged, witness, .. } => {
-                failures.push(Failure { by: name.to_owned(), what: witness.to_string() });
-                judged
-            }
-            Verdict::Unknown { .. } => 0,
-        };
+        let (pairs, failure) = weigh(name, check.run(&judged, &limits).0);
+        failures.extend(failure);
         tally.judged.insert(name.to_owned(), pairs);
+    }
+}
+
+/// Pairs that a check judged, and what is wrong. What a run has no pair for is no failure; a check that gave up is one.
+fn weigh(name: &str, verdict: Verdict) -> (u64, Option<Failure>) {
+    let failure = |what| Some(Failure { by: name.to_owned(), what });
+    match verdict {
+        Verdict::Valid { judged } => (judged, None),
+        Verdict::Invalid { judged, witness, .. } => (judged, failure(witness.to_string())),
+        Verdict::Unknown { reason } if reason == Verdict::NOTHING_JUDGED => (0, None),
+        Verdict::Unknown { reason } => (0, failure(format!("could not judge: {reason}"))),
     }
 }
 
 /// Things that did not come to rest that a report names.
 const UNSETTLED_MAX: usize = 5;
-
-struct Rest {
-    unsettled: Vec<String>,
-    tally: Tally,
-}
-
-/// After the heal, every node must run by then.
-const ALL_UP_WITHIN: Duration = Duration::from_secs(30);
-/// A peer that was down is tried again within its back-off.
+/// After convergence, before the final reads: what is under way ends.
 const QUIET: Duration = Duration::from_secs(6);
-/// And what nodes keep for others is handed over by then.
-const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
-/// Replicas are equal after three rounds of anti-entropy and this.
-const CONVERGED_WITHIN: Duration = Duration::from_secs(20);
 /// Whatever is under way has ended once within this time.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
 /// Between two looks at whether something has come to rest.
 const LOOK: Duration = Duration::from_millis(250);
-/// Final reads are tried for so long.
-const READ_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks at the bounds.
+const BOUNDS_EVERY: Duration = Duration::from_secs(1);
+/// Final reads are tried for so long: the cluster has converged, and two timeouts of 5 s find their answer.
+const READ_WITHIN: Duration = Duration::from_secs(12);
 /// And what they repaired is on the disks by then.
 const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 
@@ -176,18 +245,19 @@ async fn phases(
     plan: Plan,
     history: Recorder,
     watch: Watch,
-    on_started: Option<Box<dyn FnOnce() + Send>>,
-) -> Rest {
+    progress: Progress,
+    (mut on_phase, planted): (Box<dyn FnMut(Phase) + Send>, Option<String>),
+) {
     let settings = plan.settings.clone();
     let mut cluster = Cluster::new(&world, &settings);
     let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
-    let mut unsettled = Vec::new();
     cluster.start_all();
     while world.now() < LOAD_AT {
         nemesis.step(&mut cluster).await;
     }
-    if let Some(started) = on_started {
-        started();
+    on_phase(Phase::Load);
+    if let Some(planted) = planted {
+        world.record("sim", "planted", planted);
     }
 
     // Where nothing answers, an operation takes as long as its timeout: clients need not do all of theirs.
@@ -211,51 +281,55 @@ async fn phases(
         })
     };
     let is_done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut looked = Duration::ZERO;
     while !nemesis.is_done() || !is_done() {
         nemesis.step(&mut cluster).await;
+        if world.now() >= looked + BOUNDS_EVERY {
+            looked = world.now();
+            look_at_bounds(&world, &cluster, &progress);
+            progress.count(&world, &cluster, &nemesis);
+        }
         if nemesis.is_done()
             && world.now()
                 > deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60)
         {
-            unsettled.push("the clients have not ended in time".to_owned());
+            progress.unsettled(["the clients have not ended in time".to_owned()]);
             break;
         }
     }
     if is_done() {
         let _ = waiting.await;
     }
+    on_phase(Phase::Heal);
+    progress.lock().tally.load = world.now() - LOAD_AT;
+    progress.count(&world, &cluster, &nemesis);
 
     nemesis.heal(&mut cluster).await;
-    let by = world.now() + ALL_UP_WITHIN;
-    while cluster.tend() > 0 && world.now() < by {
-        nemesis.step(&mut cluster).await;
+    let within = within(&cluster, &plan, &watch);
+    let healed = world.now();
+    let by = healed + within;
+    // Nobody reads: what makes replicas equal here is handoff and anti-entropy alone.
+    while !apart::apart(&cluster, &settings, &watch).is_empty() && world.now() < by {
+        rest(&world, &mut nemesis, &mut cluster, LOOK).await;
     }
-    if cluster.tend() > 0 {
-        let down: Vec<&str> =
-            cluster.hosts().filter(|(_, host)| !host.is_running()).map(|(name, _)| name).collect();
-        unsettled.push(format!("after the heal these nodes do not run: {}", down.join(", ")));
+    let taken = world.now() - healed;
+    progress.lock().tally.convergence = Some(Convergence { taken, within });
+    let left = apart::apart(&cluster, &settings, &watch);
+    if left.is_empty() {
+        // From here on nobody is excused: what is reaped, shown and handed over in the end is judged in full.
+        watch.converged();
     }
-    // Whatever is to expire has expired before the replicas are compared.
-    let expired = Duration::from_millis(settings.ttl_ms.1 + settings.skew_ms_max.unsigned_abs());
-    let quiet = world.now() + QUIET + if settings.mix.ttl > 0 { expired } else { Duration::ZERO };
-    while world.now() < quiet {
-        nemesis.step(&mut cluster).await;
-    }
+    progress.unsettled(apart::explained(&world, &cluster, left).await);
+    progress.count(&world, &cluster, &nemesis);
 
-    let by = world.now() + HANDED_OVER_WITHIN;
-    while !kept(&cluster).is_empty() && world.now() < by {
+    // Whatever is to expire has expired before the replicas are compared, and so have the rounds that take it away.
+    let expired = Duration::from_millis(settings.ttl_ms.1 + settings.skew_ms_max.unsigned_abs());
+    let quiet = QUIET + if settings.mix.ttl > 0 { expired } else { Duration::ZERO };
+    rest(&world, &mut nemesis, &mut cluster, quiet).await;
+    let by = world.now() + within;
+    while !apart::apart(&cluster, &settings, &watch).is_empty() && world.now() < by {
         rest(&world, &mut nemesis, &mut cluster, LOOK).await;
     }
-    unsettled.extend(kept(&cluster));
-    // Nobody reads: what makes replicas equal here is anti-entropy alone.
-    let rounds = Duration::from_millis(3 * settings.anti_entropy_ms) + CONVERGED_WITHIN;
-    // What rotted unread only a scrub finds.
-    let scrub = Duration::from_millis(if watch.any_destroyed() { 2 * settings.scrub_ms } else { 0 });
-    let by = world.now() + rounds + scrub;
-    while !apart(&cluster, &plan, &watch).is_empty() && world.now() < by {
-        rest(&world, &mut nemesis, &mut cluster, LOOK).await;
-    }
-    unsettled.extend(apart(&cluster, &plan, &watch));
 
     for round in 0..2 {
         let reader = world.host(&format!("reader{round}"));
@@ -266,34 +340,43 @@ async fn phases(
             let mut session = Session::new(&of, io, start, "reader", &settings, &descriptor, &history);
             session.finals(deadline).await
         });
-        unsettled.extend(reading.output().await.unwrap_or_default());
-        let quiet = world.now() + REPAIRED_WITHIN;
-        while world.now() < quiet {
-            nemesis.step(&mut cluster).await;
-        }
+        progress.unsettled(reading.output().await.unwrap_or_default());
+        rest(&world, &mut nemesis, &mut cluster, REPAIRED_WITHIN).await;
     }
     watch.tick(world.now());
-    unsettled.extend(left_over(&world, &mut nemesis, &mut cluster).await);
+    let left = left_over(&world, &mut nemesis, &mut cluster).await;
+    progress.unsettled(left.into_iter().map(|what| format!("still in use in the end: {what}")));
+    history.never_applied(&watch.written());
     replicas(&world, &cluster, &plan, &history, &watch);
-    let mut tally = Tally { simulated: world.now(), starts: cluster.starts().into(), ..Tally::default() };
-    if let Some(tcp) = world.tcp() {
-        tally.probe("messages over madsim's network", tcp.messages());
+    progress.count(&world, &cluster, &nemesis);
+}
+
+/// For how long convergence may take from now on.
+fn within(cluster: &Cluster, plan: &Plan, watch: &Watch) -> Duration {
+    if let Some(ms) = plan.settings.converge_within_ms {
+        return Duration::from_millis(ms);
     }
-    tally.fault("reconfigure", 0, cluster.changed_starts().into());
-    for (name, (fired, effective)) in nemesis.counts() {
-        tally.fault(name, *fired, *effective);
+    let past = bound::Past {
+        guests: watch.guests() as u64,
+        records: watch.records_max() as u64,
+        destroyed: watch.any_destroyed(),
+        layouts: u32::try_from(cluster.layout().reference().version.saturating_sub(1)).unwrap_or(u32::MAX),
+        falls: u32::try_from(plan.entries.len()).unwrap_or(u32::MAX),
+    };
+    bound::bound(&plan.settings, past)
+}
+
+/// (g) under load.
+fn look_at_bounds(world: &World, cluster: &Cluster, progress: &Progress) {
+    let rest = &mut *progress.lock();
+    let used = bounded::under_load(cluster);
+    *rest.tally.judged.entry("bounds".to_owned()).or_default() += used.len() as u64;
+    for used in used {
+        if let Some(excess) = used.excess() {
+            let at = world.now().as_secs_f64();
+            rest.excess.entry(used.of).or_insert_with(|| format!("{at:.6} s: {excess}"));
+        }
     }
-    for (name, (fired, effective)) in world.net().counts() {
-        tally.fault(name, fired, effective);
-    }
-    for (_, host) in cluster.hosts() {
-        host.with_disk(|image| {
-            for (kind, count) in image.counts().iter() {
-                tally.fault(&format!("disk {kind:?}"), count.fired, count.effective);
-            }
-        });
-    }
-    Rest { unsettled, tally }
 }
 
 /// Lets so much time pass.
@@ -304,105 +387,17 @@ async fn rest(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster, time:
     }
 }
 
-/// Which keys' primaries hold different records, and which nodes do not know that they have everything, in words.
-fn apart(cluster: &Cluster, plan: &Plan, watch: &Watch) -> Vec<String> {
-    let mut apart = Vec::new();
-    let layout = cluster.layout();
-    let merged = crate::workload::merged::keys().map(|(key, _)| key);
-    for key in keys(&plan.settings).into_iter().map(|(key, _)| key).chain(merged) {
-        let held = watch.held(Namespace::default(), &key);
-        let partition = layout.q().partition_of(Namespace::default(), &key);
-        let copies: Vec<_> = layout
-            .primaries(partition)
-            .iter()
-            .map(|primary| held.get(&primary.to_string()).map(|entry| &entry.copy.record))
-            .collect();
-        if copies.windows(2).any(|pair| pair[0] != pair[1]) {
-            let contexts: Vec<_> = copies.iter().map(|copy| copy.map(|copy| copy.context())).collect();
-            apart.push(format!("the primaries of {key} ({partition}) hold different records: {contexts:?}"));
-        }
-    }
-    for (name, node) in cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?))) {
-        let active = node.layouts().active;
-        if active.len() > 1 || active[0].reference() != layout.reference() {
-            let versions: Vec<u64> = active.iter().map(|layout| layout.reference().version).collect();
-            apart.push(format!(
-                "{name} goes by the layouts {versions:?}, not by {} alone",
-                layout.reference().version
-            ));
-        }
-        let held = if layout.member(node.id()).is_none() { node.storage_stats().data_keys } else { 0 };
-        if held > 0 {
-            apart.push(format!("{name} is no member any more and still holds {held} keys"));
-        }
-        let status = node.status();
-        if status.partitions_refilled < status.partitions {
-            let (has, of) = (status.partitions_refilled, status.partitions);
-            apart.push(format!("{name} has refilled {has} of {of} partitions"));
-        }
-    }
-    apart
-}
-
-/// What nodes still keep for others, in words.
-fn kept(cluster: &Cluster) -> Vec<String> {
-    let nodes = cluster.hosts().filter_map(|(name, _)| Some((name, cluster.node(name)?)));
-    let told = |(name, node): (&str, Node)| {
-        let hints = node.hints().targets;
-        hints
-            .into_iter()
-            .map(move |hints| {
-                let HintsFor { target, count, why, .. } = hints;
-                format!("{name} still keeps {count} records for {target}: {why:?}")
-            })
-            .collect::<Vec<_>>()
-    };
-    nodes.flat_map(told).collect()
-}
-
-/// (g) What is still in use although no client asks for anything, in words. Nodes go on asking each other one thing at a
-/// time, so each kind of use must come to nothing at some moment, not all at one.
+/// (g) What is still in use although no client asks for anything, in words.
 async fn left_over(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster) -> Vec<String> {
     let by = world.now() + AT_REST_WITHIN;
-    let mut left = in_use(world, cluster);
+    let mut left = bounded::left_over(world, cluster);
     while !left.is_empty() && world.now() < by {
         nemesis.step(cluster).await;
-        let still = in_use(world, cluster);
+        let still = bounded::left_over(world, cluster);
         left.retain(|what, _| still.contains_key(what));
     }
     left.into_values().collect()
 }
-
-/// What is in use at this moment: what it is, and how much in words.
-fn in_use(world: &World, cluster: &Cluster) -> BTreeMap<String, String> {
-    let mut used = BTreeMap::new();
-    for (name, _) in cluster.hosts() {
-        let Some(node) = cluster.node(name) else { continue };
-        let in_flight = node.metrics().in_flight();
-        if in_flight > 0 {
-            used.insert(name.to_owned(), format!("{name} still has {in_flight} requests in progress"));
-        }
-        for peer in node.peers() {
-            let (calls, bytes) = node.peer_load(peer);
-            if calls + bytes > 0 {
-                let words = format!("{name} still has {calls} calls and {bytes} bytes under way to {peer}");
-                used.insert(format!("{name} {peer}"), words);
-            }
-        }
-    }
-    let (connections, segments) = world.net().usage();
-    let hosts = cluster.hosts().count();
-    // Between nodes a few for each pair; of the clients, who are gone, none.
-    let most = hosts * hosts * CONNECTIONS_MAX;
-    if connections > most || segments > hosts * hosts {
-        let words = format!("{connections} connections (at most {most}) and {segments} segments are left");
-        used.insert("net".to_owned(), words);
-    }
-    used
-}
-
-/// Connections that two nodes may keep open.
-const CONNECTIONS_MAX: usize = 4;
 
 /// Writes down what each primary's disk holds of each key, for the convergence check.
 fn replicas(world: &World, cluster: &Cluster, plan: &Plan, history: &Recorder, watch: &Watch) {
@@ -430,5 +425,22 @@ fn replicas(world: &World, cluster: &Cluster, plan: &Plan, history: &Recorder, w
                 Event { value, covers, node: Some(node.into()), ..event(Kind::Ok, process, "final", &key) };
             history.push(world.now(), done);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_gave_up_fails_the_run_and_one_without_pairs_does_not() {
+        let nothing = Verdict::Unknown { reason: Verdict::NOTHING_JUDGED.to_owned() };
+        assert_eq!(weigh("frontier", nothing), (0, None));
+        let gave_up = Verdict::Unknown { reason: "the order needs more memory than the budget".to_owned() };
+        let (judged, failure) = weigh("frontier", gave_up);
+        let failure = failure.expect("a failure");
+        assert_eq!((judged, failure.by.as_str()), (0, "frontier"));
+        assert!(failure.what.contains("budget"), "{failure:?}");
+        assert_eq!(weigh("frontier", Verdict::Valid { judged: 3 }), (3, None));
     }
 }

@@ -23,7 +23,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failure {
-    /// Who says so: the name of a check or of an invariant, `convergence-in-time`, `panic`, `time-limit`, `determinism`.
+    /// Who says so: the name of a check or of an invariant, `convergence-in-time`, `bounds`, `panic`, `time-limit`, `determinism`.
     pub by: String,
     /// In words; of a check the first witness.
     pub what: String,
@@ -49,6 +49,27 @@ pub struct Tally {
     pub probes: BTreeMap<String, u64>,
     /// Pairs that each check judged.
     pub judged: BTreeMap<String, u64>,
+    /// Simulated time under load: from the first operation to the heal.
+    pub load: Duration,
+    /// How convergence went; of many runs, of the one that needed the largest part of its time.
+    pub convergence: Option<Convergence>,
+}
+
+/// How long the cluster took from the heal on until its primaries were equal, no guest was left, and all had refilled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Convergence {
+    /// So long; as long as the bound where it did not converge.
+    pub taken: Duration,
+    /// At most: computed from the settings.
+    pub within: Duration,
+}
+
+impl Convergence {
+    /// The part of its time that it needed.
+    pub fn share(&self) -> f64 {
+        self.taken.as_secs_f64() / self.within.as_secs_f64().max(f64::MIN_POSITIVE)
+    }
 }
 
 /// The outcome of a write that nobody knows the outcome of.
@@ -81,6 +102,9 @@ impl Tally {
         self.events += other.events;
         self.simulated += other.simulated;
         self.starts += other.starts;
+        self.load += other.load;
+        let slower = other.convergence.filter(|of| self.convergence.is_none_or(|own| own.share() < of.share()));
+        self.convergence = slower.or(self.convergence);
         for (of, to) in [
             (&other.operations, &mut self.operations),
             (&other.probes, &mut self.probes),

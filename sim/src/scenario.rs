@@ -7,8 +7,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// What a plan is drawn for. The plan itself then says all: playing it needs no scenario.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Scenario {
     /// All faults that the product survives, on `SimNet`.
     #[default]
@@ -29,11 +32,13 @@ pub enum Scenario {
     Rolling,
     /// Nodes removed from the cluster, and added again.
     Members,
+    /// The swarm's faults on nodes with the product's default intervals, which must converge within 60 s.
+    Defaults,
 }
 
 impl Scenario {
     /// All of them, in the order in which help names them.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::Swarm,
         Scenario::Tcp,
         Scenario::Destroy,
@@ -43,6 +48,7 @@ impl Scenario {
         Scenario::Wiped,
         Scenario::Rolling,
         Scenario::Members,
+        Scenario::Defaults,
     ];
 
     /// As it is typed.
@@ -57,6 +63,7 @@ impl Scenario {
             Scenario::Wiped => "wiped",
             Scenario::Rolling => "rolling",
             Scenario::Members => "members",
+            Scenario::Defaults => "defaults",
         }
     }
 }

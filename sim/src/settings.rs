@@ -102,6 +102,9 @@ pub struct RunSettings {
     /// The product's `TcpNet` on madsim's network, in place of `SimNet`: of the network's faults it knows cuts and weather.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tcp: bool,
+    /// Convergence may take so long after the heal, whatever the other settings say; nothing: as long as they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converge_within_ms: Option<u64>,
     /// The plan destroys disks, within the budget.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub destroys: bool,
@@ -298,6 +301,7 @@ impl RunSettings {
             sync_us: one(chance, &[(200, 4_000), (200, 4_000), (2_000, 40_000)]),
             skew_ms_max: one(chance, &[0, 0, 50, 2_000]),
             tcp: false,
+            converge_within_ms: None,
             destroys: false,
             buggify: SITES
                 .iter()
@@ -320,6 +324,21 @@ impl RunSettings {
             Scenario::Away | Scenario::Held | Scenario::Rolling | Scenario::Members => {
                 drawn.about(scenario, run_seed)
             }
+            // What `NodeConfig` says where nobody says anything. Sizes and caps stay the swarm's: time is what this is about.
+            Scenario::Defaults => RunSettings {
+                hint_after_ms: 300,
+                hedge_after_ms: 200,
+                gossip_ms: 1_000,
+                phi_tenths: 38,
+                handoff_ms: 1_000,
+                anti_entropy_ms: 30_000,
+                scrub_ms: 7 * 24 * 3_600_000,
+                reap_ms: 60_000,
+                grace_ms: 3_600_000,
+                guests_max: 1_000_000,
+                converge_within_ms: Some(60_000),
+                ..drawn
+            },
             Scenario::Backup | Scenario::Wiped => {
                 let settings = RunSettings::draw_for(Scenario::Destroy, run_seed);
                 settings.about(scenario, run_seed)

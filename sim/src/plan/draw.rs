@@ -136,7 +136,7 @@ pub(super) fn entries(scenario: Scenario, run_seed: u64, settings: &RunSettings)
         end: begin.saturating_add(span).clamp(2_000, 60_000),
     };
     match scenario {
-        Scenario::Swarm | Scenario::Tcp => draw.all(settings),
+        Scenario::Swarm | Scenario::Tcp | Scenario::Defaults => draw.all(settings),
         Scenario::Destroy => draw.rounds_of_destruction(settings),
         Scenario::Away => draw.nodes_away(settings),
         Scenario::Held => draw.frames_held(settings),
