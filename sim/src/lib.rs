@@ -30,6 +30,8 @@ pub mod relaunch;
 #[cfg(madsim)]
 pub mod budget;
 #[cfg(madsim)]
+pub mod catalogue;
+#[cfg(madsim)]
 pub mod clock;
 #[cfg(madsim)]
 pub mod cluster;

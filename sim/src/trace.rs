@@ -12,6 +12,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+/// Columns of the log for the host and the kind of an event; longer names push what follows.
+const HOST: usize = 8;
+const KIND: usize = 14;
+
 /// Waits for the nth event of a kind.
 struct Armed {
     node: String,
@@ -64,9 +68,9 @@ impl Trace {
         inner.hash = xxh3_64_with_seed(inner.line.as_bytes(), inner.hash);
         inner.events += 1;
         if let Some(log) = &mut inner.log {
-            inner.line.push('\n');
-            // A log that cannot be written (a closed pipe) must not change the run.
-            let _ = log.write_all(inner.line.as_bytes());
+            // Aligned for people; the hash goes by the line without the padding. A log that cannot be written (a closed pipe)
+            // must not change the run.
+            let _ = writeln!(log, "{s:>5}.{ns:09} {node:<HOST$} {kind:<KIND$} {payload}");
         }
         if !inner.armed.is_empty() {
             inner.strike(node, kind);
@@ -104,7 +108,7 @@ impl Trace {
         let inner = &mut *self.lock();
         if let Some(log) = &mut inner.log {
             let (s, ns) = (time.as_secs(), time.subsec_nanos());
-            let _ = writeln!(log, "{s}.{ns:09} {node} ({kind} {})", payload());
+            let _ = writeln!(log, "{s:>5}.{ns:09} {node:<HOST$} ({kind} {})", payload());
         }
     }
 
@@ -162,6 +166,29 @@ mod tests {
         ] {
             assert_ne!(base, hash_of(&other));
         }
+    }
+
+    #[test]
+    fn the_log_is_aligned() {
+        #[derive(Clone, Default)]
+        struct Log(Arc<Mutex<Vec<u8>>>);
+        impl Write for Log {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.lock().unwrap().write(bytes)
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let log = Log::default();
+        let trace = Trace::with_log(log.clone());
+        trace.record(Duration::from_millis(1), "n1", "send", "first");
+        trace.record(Duration::from_secs(100), "refiller", "disk-sync", "second");
+        trace.note(Duration::from_secs(100), "n1", "durable", || "third".to_owned());
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let column = |word: &str| text.lines().find_map(|line| line.find(word)).unwrap();
+        assert_eq!(column("first"), column("second"), "{text}");
+        assert_eq!(column("send"), column("(durable"), "{text}");
     }
 
     #[test]

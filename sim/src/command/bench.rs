@@ -1,16 +1,17 @@
 //! `cargo sim bench`: how fast the simulator is, in simulated seconds for a second of processor time.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Args as Flags;
 use sim::plan::{Action, Entry, Plan};
-use sim::play::{Options, play};
+use sim::play::{Options, Phase, play};
 use sim::report::Report;
 use sim::settings::{Mix, RunSettings};
 
 use super::worker::cpu_time;
-use super::{FAILED, Stop, WRONG, say};
+use super::{FAILED, Stop, say};
 
 /// How often a start is measured.
 const STARTS: usize = 20;
@@ -22,22 +23,41 @@ pub(crate) struct Args {
     seeds: u64,
 }
 
-fn timed(plan: &Plan) -> Result<(Report, Duration), Stop> {
-    let before = cpu_time();
-    let played = play(plan, Options::default()).map_err(|why| Stop(FAILED, why))?;
-    Ok((played.report, cpu_time().saturating_sub(before)))
+/// What a run came to, and what it took.
+struct Timed {
+    report: Report,
+    /// Checks included.
+    all: Duration,
+    /// From nothing to nodes that serve.
+    start: Duration,
+    /// From the first operation to the heal.
+    load: Duration,
+}
+
+fn timed(plan: &Plan) -> Result<Timed, Stop> {
+    let phases: Arc<Mutex<Vec<(Phase, Duration)>>> = Arc::default();
+    let of_run = phases.clone();
+    let begin = cpu_time();
+    let note = move |phase| of_run.lock().expect("no panic").push((phase, cpu_time()));
+    let options = Options { on_phase: Some(Box::new(note)), ..Options::default() };
+    let played = play(plan, options).map_err(|why| Stop(FAILED, why))?;
+    let end = cpu_time();
+    let phases = phases.lock().expect("no panic");
+    let at = |phase| phases.iter().find(|(of, _)| *of == phase).map_or(end, |(_, at)| *at);
+    let (load, heal) = (at(Phase::Load), at(Phase::Heal));
+    Ok(Timed {
+        report: played.report,
+        all: end.saturating_sub(begin),
+        start: load.saturating_sub(begin),
+        load: heal.saturating_sub(load),
+    })
 }
 
 /// Processor time from nothing to five nodes that serve, the median of some runs.
 fn start_up() -> Result<Duration, Stop> {
     let mut times = Vec::new();
     for _ in 0..STARTS {
-        let (before, taken) = (cpu_time(), Arc::new(Mutex::new(Duration::MAX)));
-        let of_run = taken.clone();
-        let note = move || *of_run.lock().expect("no panic") = cpu_time().saturating_sub(before);
-        let options = Options { on_started: Some(Box::new(note)), ..Options::default() };
-        play(&idle(1), options).map_err(|why| Stop(FAILED, why))?;
-        times.push(*taken.lock().expect("no panic"));
+        times.push(timed(&idle(1))?.start);
     }
     times.sort();
     Ok(times[STARTS / 2])
@@ -80,8 +100,17 @@ fn idle(seconds: u64) -> Plan {
     plan
 }
 
-fn rate(what: &str, report: &Report, cpu: Duration, mark: u64) {
-    let simulated = report.tally.simulated.as_secs_f64();
+/// What is asked of a default seed: operations, and seconds under faults.
+const OPERATIONS: RangeInclusive<u64> = 2_000..=5_000;
+const SECONDS: RangeInclusive<u64> = 20..=40;
+
+fn is_of_the_size(report: &Report) -> bool {
+    let operations: u64 = report.tally.operations.values().sum();
+    OPERATIONS.contains(&operations) && SECONDS.contains(&report.tally.load.as_secs())
+}
+
+fn rate(what: &str, timed: &Timed, mark: u64) {
+    let (simulated, cpu) = (timed.report.tally.load.as_secs_f64(), timed.load);
     say(format!(
         "{what:<48} {simulated:>8.1} simulated s in {:>7.3} CPU s: {:>7.0} a CPU second (mark {mark})",
         cpu.as_secs_f64(),
@@ -89,10 +118,18 @@ fn rate(what: &str, report: &Report, cpu: Duration, mark: u64) {
     ));
 }
 
+/// The median and the 99th percentile.
+fn percentiles(times: &mut [Duration]) -> Option<(f64, f64)> {
+    times.sort();
+    let last = times.len().checked_sub(1)?;
+    let at = |percent: usize| times[last * percent / 100].as_secs_f64();
+    Some((at(50), at(99)))
+}
+
 pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
-    let (_, empty) = timed(&idle(1))?;
-    let (report, all) = timed(&idle(3_600))?;
-    rate("5 idle nodes", &report, all.saturating_sub(empty), 3_000);
+    let empty = timed(&idle(1))?.all;
+    // What is idle is the time before the heal, when no client asks for anything.
+    rate("5 idle nodes", &timed(&idle(3_600))?, 3_000);
     say(format!(
         "{:<48} {:>8.1} ms of CPU (mark 5); {:.1} with an idle second, the rest at the end and the checks",
         format!("start-up of 5 nodes, median of {STARTS}"),
@@ -100,27 +137,31 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
         empty.as_secs_f64() * 1e3
     ));
     // 10 clients, each 20 operations a second.
-    let (report, cpu) = timed(&Plan::of(3, five(10, 1_200)))?;
-    let operations: u64 = report.tally.operations.values().sum();
-    rate(&format!("5 nodes, {operations} operations at 200/s, faults"), &report, cpu, 100);
-    let mut times = Vec::new();
+    let loaded = timed(&Plan::of(3, five(10, 1_200)))?;
+    let operations: u64 = loaded.report.tally.operations.values().sum();
+    let a_second = operations as f64 / loaded.report.tally.load.as_secs_f64().max(1e-9);
+    rate(&format!("5 nodes, {operations} operations at {a_second:.0}/s, faults"), &loaded, 100);
+    let (mut times, mut of_the_size) = (Vec::new(), Vec::new());
     for seed in 0..args.seeds {
-        let (report, cpu) = timed(&Plan::draw(seed))?;
+        let Timed { report, all: cpu, .. } = timed(&Plan::draw(seed))?;
         if !report.failures.is_empty() {
             return Err(Stop(FAILED, format!("seed {seed} fails: a bench of what is broken says nothing")));
         }
         times.push(cpu);
+        if is_of_the_size(&report) {
+            of_the_size.push(cpu);
+        }
     }
-    times.sort();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64();
-    if times.is_empty() {
-        return Err(Stop(WRONG, "no seeds".to_owned()));
+    let (all, asked) = (times.len(), of_the_size.len());
+    for (what, times) in [
+        (format!("{all} default seeds, checks included"), &mut times),
+        (format!("{asked} of them, 2,000-5,000 operations in 20-40 s"), &mut of_the_size),
+    ] {
+        if let Some((median, p99)) = percentiles(times) {
+            say(format!("{what:<48} median {median:.2} CPU s, p99 {p99:.2} (marks 0.6 and 3)"));
+        } else {
+            say(format!("{what:<48} none: nothing is known"));
+        }
     }
-    say(format!(
-        "{:<48} median {:.2} CPU s, p99 {:.2} (marks 0.6 and 3)",
-        format!("{} default seeds, checks included", args.seeds),
-        at(50),
-        at(99)
-    ));
     Ok(0)
 }

@@ -1,7 +1,7 @@
 //! What is typed: `cargo sim run`, `plan`, `sweep`, and the worker that the others start.
 //!
 //! Exit codes: 0 all is well; 1 a check, an invariant or a run failed; 2 the command was wrong; 3 two runs of one seed
-//! differ; 4 the simulator itself could not go on.
+//! differ; 4 the simulator itself could not go on; 5 a budget ended a sweep with runs left undone, and none of those done failed.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ pub(crate) const FAILED: u8 = 1;
 pub(crate) const WRONG: u8 = 2;
 pub(crate) const DIFFERS: u8 = 3;
 pub(crate) const BROKEN: u8 = 4;
+pub(crate) const UNDONE: u8 = 5;
 
 /// Deterministic simulation of a ringdove cluster.
 #[derive(Parser)]
@@ -42,7 +43,7 @@ enum Command {
         /// The seed.
         #[arg(long)]
         seed: u64,
-        /// What it is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
+        /// What it is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`, `defaults`.
         #[arg(long, default_value = "swarm")]
         scenario: Scenario,
     },

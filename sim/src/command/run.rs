@@ -14,6 +14,7 @@ use sim::report::Report;
 use sim::scenario::Scenario;
 
 use super::twice::{Compared, compare};
+use super::worker::Job;
 use super::{DIFFERS, FAILED, Stop, WRONG, because, of, plan_of, say, summary, worker};
 
 #[derive(Flags)]
@@ -21,7 +22,7 @@ pub(crate) struct Args {
     /// The seed, from which everything follows.
     #[arg(long, required_unless_present = "plan", conflicts_with = "plan")]
     seed: Option<u64>,
-    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
+    /// What the seed is drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`, `defaults`.
     #[arg(long, default_value = "swarm", conflicts_with = "plan")]
     scenario: Scenario,
     /// A plan: settings and faults, as `cargo sim plan` prints them.
@@ -45,15 +46,26 @@ pub(crate) struct Args {
 const LIMIT: Duration = Duration::from_secs(600);
 
 pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
-    let (plan, again) = match (&args.plan, args.seed) {
+    let (plan, mut again) = match (&args.plan, args.seed) {
         (Some(path), _) => (plan_of(path)?, format!("cargo sim run --plan {}", path.display())),
         (None, Some(seed)) => {
             (Plan::draw_for(args.scenario, seed), format!("cargo sim run{} --seed {seed}", of(args.scenario)))
         }
         (None, None) => return Err(Stop(WRONG, "give --seed or --plan".to_owned())),
     };
+    if let Some(canary) = args.canary {
+        again += &format!(" --canary {}", canary.name());
+    }
     if args.twice {
-        return match compare(args.scenario, plan.seed, args.plan.as_deref(), LIMIT)? {
+        let job = Job {
+            seed: args.seed,
+            scenario: args.scenario,
+            plan: args.plan.clone(),
+            canary: None,
+            plant_divergence: false,
+            log: None,
+        };
+        return match compare(&job, LIMIT)? {
             Compared::Same(answer) => {
                 say("twice the same, in a process after other seeds and in a fresh one elsewhere");
                 show(&plan, &answer.report, &again)
@@ -83,19 +95,17 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
     };
     let options =
         Options { log, keep_history: args.out.is_some(), canary: args.canary, ..Options::default() };
-    let (report, played) = match play(&plan, options) {
-        Ok(played) => (played.report.clone(), Some(played)),
-        Err(message) => (worker::of_panic(plan.seed, message), None),
-    };
+    let mut played = play(&plan, options).map_err(|why| Stop(WRONG, why))?;
+    worker::locate_panic(&mut played.report);
     if let (Some(out), Some(events)) = (&args.out, events) {
         events.flush().map_err(because(WRONG, "events.log"))?;
-        leave(out, &plan, &report, played.as_ref())?;
+        leave(out, &plan, &played, args.canary)?;
         say(format!(
             "written to {}: plan.json, events.log, history.jsonl, history.edn, summary.json, summary.txt",
             out.display()
         ));
     }
-    show(&plan, &report, &again)
+    show(&plan, &played.report, &again)
 }
 
 fn show(plan: &Plan, report: &Report, again: &str) -> Result<u8, Stop> {
@@ -109,14 +119,11 @@ fn text_of(plan: &Plan, report: &Report, again: &str) -> String {
     for failure in &report.failures {
         text += &format!("FAILED      {}: {}\n", failure.by, failure.what);
     }
-    if report.failures.is_empty() {
-        text += "verdict     clean\n";
-    } else {
-        text += &format!(
-            "verdict     {} failures; replay with `{again} --log`, look into it with `{again} --out DIR`\n",
-            report.failures.len()
-        );
-    }
+    text += &match report.failures.len() {
+        0 => "verdict     clean\n".to_owned(),
+        many => format!("verdict     {many} failures; look into them with `{again} --out DIR`\n"),
+    };
+    text += &format!("replay      {again} --log\n");
     text + &format!("trace hash: {}\n", report.trace_hash)
 }
 
@@ -126,9 +133,11 @@ fn create(path: &Path) -> Result<BufWriter<File>, Stop> {
 }
 
 /// Writes down all but the events.
-fn leave(out: &Path, plan: &Plan, report: &Report, played: Option<&Played>) -> Result<(), Stop> {
+fn leave(out: &Path, plan: &Plan, played: &Played, canary: Option<Canary>) -> Result<(), Stop> {
+    let report = &played.report;
     let pretty = |value: serde_json::Result<String>| value.expect("our own types are JSON") + "\n";
-    let again = format!("cargo sim run --plan {}", out.join("plan.json").display());
+    let canary = canary.map_or(String::new(), |canary| format!(" --canary {}", canary.name()));
+    let again = format!("cargo sim run --plan {}{canary}", out.join("plan.json").display());
     for (name, text) in [
         ("plan.json", pretty(serde_json::to_string_pretty(plan))),
         ("summary.json", pretty(serde_json::to_string_pretty(report))),
@@ -138,9 +147,7 @@ fn leave(out: &Path, plan: &Plan, report: &Report, played: Option<&Played>) -> R
         fs::write(&path, text).map_err(because(WRONG, path.display()))?;
     }
     let (mut json, mut edn) = (create(&out.join("history.jsonl"))?, create(&out.join("history.edn"))?);
-    if let Some(played) = played {
-        played.history.write(&mut json, &mut edn).map_err(because(WRONG, "the history"))?;
-    }
+    played.history.write(&mut json, &mut edn).map_err(because(WRONG, "the history"))?;
     json.flush().and_then(|()| edn.flush()).map_err(because(WRONG, "the history"))
 }
 

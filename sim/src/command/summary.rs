@@ -3,27 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use sim::catalogue;
 use sim::report::{Tally, UNKNOWN_PERCENT_MAX};
 use sim::settings::RunSettings;
-
-/// Faults and checks that wait for something that the product does not have yet.
-const PENDING: &str = "nothing";
-
-/// Probes and faults that only another scenario can bring about: that they did nothing fails no sweep.
-pub(crate) const ELSEWHERE: [&str; 12] = [
-    "point copies-given-up",
-    "a read answered by fewer primaries than asked",
-    "point damaged-copy-replaced",
-    "point incarnation-renewed",
-    "point guest-turned-data",
-    "disk BitFlip",
-    "disk MisdirectedWrite",
-    "disk Rollback",
-    "disk SyncLie",
-    "disk Truncate",
-    "disk Wipe",
-    "a damaged directory was given up and the member replaced",
-];
 
 fn cluster(settings: &RunSettings) -> String {
     format!(
@@ -80,12 +62,23 @@ pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
     }
     let _ = writeln!(
         text,
-        "{:<12}{:.1} s simulated, {} events, {} starts of nodes",
+        "{:<12}{:.1} s simulated, {:.1} of them under load, {} events, {} starts of nodes",
         "run",
         tally.simulated.as_secs_f64(),
+        tally.load.as_secs_f64(),
         tally.events,
         tally.starts
     );
+    if let Some(convergence) = tally.convergence {
+        let slowest = if settings.is_some() { "" } else { "the slowest " };
+        let _ = writeln!(
+            text,
+            "{:<12}{slowest}{:.1} s after the heal, of at most {:.1} s by its settings",
+            "converged",
+            convergence.taken.as_secs_f64(),
+            convergence.within.as_secs_f64()
+        );
+    }
     let faults = tally.faults.iter().filter(|(_, [fired, effective])| fired + effective > 0);
     text += &lines("faults", faults.map(|(name, [fired, effective])| format!("{name} {fired}/{effective}")));
     text += &lines("operations", counts(&tally.operations));
@@ -99,19 +92,39 @@ pub(crate) fn screen(settings: Option<&RunSettings>, tally: &Tally) -> String {
             percent(unknown)
         )],
     );
-    let pending = |name: &String| ELSEWHERE.contains(&name.as_str());
-    let (hit, missed): (Vec<_>, Vec<_>) = tally
-        .probes
-        .iter()
-        .filter(|(name, hits)| **hits > 0 || !pending(name))
-        .partition(|(_, hits)| **hits > 0);
+    let (hit, missed): (Vec<_>, Vec<_>) = tally.probes.iter().partition(|(_, hits)| **hits > 0);
     text += &lines("probes", hit.iter().map(|(name, hits)| format!("{name} {hits}")));
     if settings.is_none() {
         text += &lines("never hit", missed.iter().map(|(name, _)| (*name).clone()));
     }
     text += &lines("judged", counts(&tally.judged));
-    let waiting = tally.probes.iter().filter(|(name, hits)| **hits == 0 && pending(name));
-    text += &lines("waiting", waiting.map(|(name, _)| (*name).clone()));
-    text += &lines("pending", [PENDING.to_owned()]);
+    let pending = catalogue::pending();
+    text += &match pending.is_empty() {
+        true => lines("pending", ["nothing".to_owned()]),
+        false => lines("pending", pending.iter().map(|(name, needs)| format!("{name} ({})", needs.name()))),
+    };
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sim::report::Convergence;
+
+    use super::*;
+
+    #[test]
+    fn the_screen_says_how_long_convergence_took_and_may_take_and_what_is_pending() {
+        let tally = Tally {
+            convergence: Some(Convergence {
+                taken: Duration::from_millis(1_500),
+                within: Duration::from_secs(60),
+            }),
+            ..Tally::default()
+        };
+        let text = screen(None, &tally);
+        assert!(text.contains("1.5 s after the heal, of at most 60.0 s"), "{text}");
+        assert!(text.contains("pending     nothing"), "{text}");
+    }
 }

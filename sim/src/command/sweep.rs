@@ -1,6 +1,6 @@
 //! `cargo sim sweep`: many seeds in worker processes, with a bar, a budget, shards, and a file to go on from.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::ops::Range;
@@ -12,21 +12,25 @@ use std::time::{Duration, Instant};
 use clap::{Args as Flags, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use sim::report::{Failure, Report, Tally};
+use sim::report::{Failure, Report};
 use sim::scenario::Scenario;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::jobs::Place;
 use super::twice::{Compared, compare};
 use super::worker::{Answer, Job};
-use super::{BROKEN, DIFFERS, FAILED, Stop, WRONG, because, of, say, summary};
+use super::{BROKEN, Stop, WRONG, because, of, say};
+
+mod sum;
+
+use sum::Sum;
 
 /// Sets of flags that belong together.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Tier {
     /// 200 seeds, each twice.
     Ci,
-    /// 5,000 seeds, one in ten twice; a probe or fault that never did anything fails it.
+    /// 5,000 seeds of the swarm and 500 of each other scenario, one in ten twice; what a scenario is to meet and did not fails it.
     Nightly,
 }
 
@@ -35,9 +39,9 @@ pub(crate) struct Args {
     /// First and last+1 seed, as `0..500`.
     #[arg(long, value_parser = seeds, required_unless_present = "tier")]
     seeds: Option<Range<u64>>,
-    /// What the seeds are drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`.
-    #[arg(long, default_value = "swarm")]
-    scenario: Scenario,
+    /// What the seeds are drawn for: `swarm`, `tcp`, `destroy`, `away`, `held`, `backup`, `wiped`, `rolling`, `members`, `defaults`.
+    #[arg(long)]
+    scenario: Option<Scenario>,
     /// A set of flags; others given beside it win.
     #[arg(long)]
     tier: Option<Tier>,
@@ -66,11 +70,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/corpus"))]
     corpus: PathBuf,
     /// Have all nodes make a known mistake, and end at the first run that finds it.
-    #[arg(long, value_parser = super::canary, conflicts_with_all = ["resume", "tier"])]
+    #[arg(long, value_parser = super::canary, conflicts_with_all = ["resume", "tier", "twice"])]
     canary: Option<ringdove::observe::Canary>,
-    /// Fail when a probe or a fault that is not pending never did anything.
-    #[arg(long)]
-    strict_probes: bool,
+    /// Fail when a fault, a check or a probe that the scenario is to meet never did anything (`sim::catalogue`).
+    #[arg(long, visible_alias = "strict-probes")]
+    strict: bool,
+    /// Have each run depend on its process, to see that comparing two runs finds it.
+    #[arg(long, hide = true)]
+    plant_divergence: bool,
     /// Real time that one run may take, as `2m`.
     #[arg(long, value_parser = duration, default_value = "2m")]
     limit: Duration,
@@ -104,24 +111,43 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[serde(rename_all = "kebab-case")]
 enum Item {
     Plan(PathBuf),
-    Seed(u64),
+    Seed(Scenario, u64),
 }
 
 impl Item {
-    fn again(&self, scenario: Scenario) -> String {
-        match self {
-            Item::Seed(seed) => format!("cargo sim run{} --seed {seed}", of(scenario)),
+    /// The line that plays it again, with what else it takes for the failure to show.
+    fn again(&self, failures: &[Failure], canary: Option<&str>) -> String {
+        let mut line = match self {
+            Item::Seed(scenario, seed) => format!("cargo sim run{} --seed {seed}", of(*scenario)),
             Item::Plan(path) => format!("cargo sim run --plan {}", path.display()),
+        };
+        if failures.iter().any(|failure| failure.by == DETERMINISM) {
+            line += " --twice";
         }
+        if let Some(canary) = canary {
+            line += &format!(" --canary {canary}");
+        }
+        line
     }
 
     fn name(&self) -> String {
         match self {
-            Item::Seed(seed) => format!("seed {seed}"),
+            Item::Seed(Scenario::Swarm, seed) => format!("seed {seed}"),
+            Item::Seed(scenario, seed) => format!("seed {seed} of {scenario}"),
             Item::Plan(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
 }
+
+/// Something to play, and whether it is played once more elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Task {
+    item: Item,
+    twice: bool,
+}
+
+/// Who says that two runs of one seed differ.
+const DETERMINISM: &str = "determinism";
 
 /// One line of the file to go on from.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,6 +155,8 @@ struct Done {
     item: Item,
     report: Report,
     cpu: Duration,
+    /// Whether it was played once more elsewhere, and compared.
+    twice: bool,
 }
 
 /// The first line of it.
@@ -136,19 +164,17 @@ struct Done {
 struct Header {
     /// A hash of the program: what another build did says nothing of this one.
     build: String,
-    /// What the seeds were drawn for.
-    scenario: String,
 }
 
-fn header(scenario: Scenario) -> Result<Header, Stop> {
+fn header() -> Result<Header, Stop> {
     let program =
         std::env::current_exe().and_then(fs::read).map_err(because(BROKEN, "this program's own file"))?;
-    Ok(Header { build: format!("{:016x}", xxh3_64(&program)), scenario: scenario.to_string() })
+    Ok(Header { build: format!("{:016x}", xxh3_64(&program)) })
 }
 
 /// Reads what is done already and opens the file for more.
-fn resume(path: &Path, scenario: Scenario) -> Result<(Vec<Done>, File), Stop> {
-    let header = header(scenario)?;
+fn resume(path: &Path) -> Result<(Vec<Done>, File), Stop> {
+    let header = header()?;
     let mut done = Vec::new();
     let open = |options: &mut OpenOptions| options.open(path).map_err(because(WRONG, path.display()));
     let found = path.exists();
@@ -156,7 +182,7 @@ fn resume(path: &Path, scenario: Scenario) -> Result<(Vec<Done>, File), Stop> {
         let mut lines = BufReader::new(open(OpenOptions::new().read(true))?).lines();
         let first = lines.next().and_then(Result::ok).unwrap_or_default();
         if serde_json::from_str::<Header>(&first).ok().as_ref() != Some(&header) {
-            let why = "was written by another build of the simulator or for another scenario, and its results do not count for this one; name another file";
+            let why = "was written by another build of the simulator, and its results do not count for this one; name another file";
             return Err(Stop(WRONG, format!("{} {why}", path.display())));
         }
         // A last line that was cut off by a crash is played again.
@@ -170,10 +196,10 @@ fn resume(path: &Path, scenario: Scenario) -> Result<(Vec<Done>, File), Stop> {
     Ok((done, file))
 }
 
+/// The plans of the corpus. They are the first that a mistake of old fails: without them a sweep is not what it seems.
 fn corpus(dir: &Path) -> Result<Vec<Item>, Stop> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
     let mut plans = Vec::new();
-    for entry in entries {
+    for entry in fs::read_dir(dir).map_err(because(WRONG, format_args!("the corpus {}", dir.display())))? {
         let path = entry.map_err(because(WRONG, dir.display()))?.path();
         if path.extension().is_some_and(|extension| extension == "json") {
             plans.push(Item::Plan(path));
@@ -183,108 +209,70 @@ fn corpus(dir: &Path) -> Result<Vec<Item>, Stop> {
     Ok(plans)
 }
 
-/// What a sweep adds up to.
-#[derive(Default, Serialize)]
-struct Sum {
-    tally: Tally,
-    failures: Vec<Failed>,
-    twice: u64,
-    #[serde(skip)]
-    scenario: Scenario,
-    #[serde(skip)]
-    cpu: Vec<Duration>,
-    #[serde(skip)]
-    names: Vec<(String, Option<String>, Duration)>,
-}
-
-#[derive(Clone, Serialize)]
-struct Failed {
-    name: String,
-    failures: Vec<Failure>,
-    replay: String,
-}
-
-impl Sum {
-    fn add(&mut self, item: &Item, report: &Report, cpu: Duration) {
-        self.tally.add(&report.tally);
-        self.cpu.push(cpu);
-        let why = report.failures.first().map(|failure| format!("{}: {}", failure.by, failure.what));
-        self.names.push((item.name(), why, cpu));
-        if !report.failures.is_empty() {
-            self.failures.push(Failed {
-                name: item.name(),
-                failures: report.failures.clone(),
-                replay: item.again(self.scenario),
-            });
-        }
-    }
-}
-
 struct Work {
-    items: Mutex<VecDeque<Item>>,
+    tasks: Mutex<VecDeque<Task>>,
     until: Option<Instant>,
     limit: Duration,
-    twice: Option<u64>,
     canary: Option<String>,
-    scenario: Scenario,
+    plant_divergence: bool,
 }
 
 enum News {
-    Played(Item, Box<Answer>, bool),
+    Played(Task, Box<Answer>),
     Broken(Stop),
 }
 
 impl Work {
-    fn next(&self) -> Option<Item> {
+    fn next(&self) -> Option<Task> {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             return None;
         }
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     fn stop(&self) {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn play(
-        &self,
-        here: &mut Place,
-        elsewhere: Option<&mut Place>,
-        item: &Item,
-    ) -> Result<(Answer, bool), Stop> {
-        let (seed, plan) = match item {
-            Item::Seed(seed) => (Some(*seed), None),
-            Item::Plan(path) => (None, Some(path.clone())),
+    fn play(&self, here: &mut Place, elsewhere: &mut Place, task: &Task) -> Result<Answer, Stop> {
+        let (seed, scenario, plan) = match &task.item {
+            Item::Seed(scenario, seed) => (Some(*seed), *scenario, None),
+            Item::Plan(path) => (None, Scenario::Swarm, Some(path.clone())),
         };
-        let scenario = Some(self.scenario.to_string());
-        let job = Job { seed, scenario, plan: plan.clone(), canary: self.canary.clone(), log: None };
+        let job = Job {
+            seed,
+            scenario,
+            plan: plan.clone(),
+            canary: self.canary.clone(),
+            plant_divergence: self.plant_divergence,
+            log: None,
+        };
         let number = seed.unwrap_or(0);
         let mut answer = here.play(number, &job)?;
-        let again = elsewhere.filter(|_| self.twice.is_some_and(|one_in| number % one_in == 0));
-        let Some(elsewhere) = again else { return Ok((answer, false)) };
+        if !task.twice {
+            return Ok(answer);
+        }
         let second = elsewhere.play(number, &job)?;
         if second.report != answer.report {
-            let how = match compare(self.scenario, number, plan.as_deref(), self.limit)? {
+            let how = match compare(&job, self.limit)? {
                 Compared::Differ(how) => how,
                 Compared::Same(_) => "and a third and a fourth run do not".to_owned(),
             };
-            answer
-                .report
-                .failures
-                .insert(0, Failure { by: "determinism".to_owned(), what: format!("two runs differ; {how}") });
+            let what = format!("two runs differ; {how}");
+            answer.report.failures.insert(0, Failure { by: DETERMINISM.to_owned(), what });
         }
-        Ok((answer, true))
+        Ok(answer)
     }
 
     fn work(&self, news: &Sender<News>) {
         let mut here = Place::new(self.limit);
-        let mut elsewhere = match self.twice.map(|_| Place::elsewhere(self.limit)).transpose() {
+        let mut elsewhere = match Place::elsewhere(self.limit) {
             Ok(elsewhere) => elsewhere,
             Err(stop) => return drop(news.send(News::Broken(stop))),
         };
-        while let Some(item) = self.next() {
-            let played = match self.play(&mut here, elsewhere.as_mut(), &item) {
-                Ok((answer, twice)) => News::Played(item, Box::new(answer), twice),
+        while let Some(task) = self.next() {
+            let played = match self.play(&mut here, &mut elsewhere, &task) {
+                Ok(answer) => News::Played(task, Box::new(answer)),
                 Err(stop) => News::Broken(stop),
             };
             if news.send(played).is_err() {
@@ -317,23 +305,24 @@ fn collect(
     let begin = Instant::now();
     let mut told = begin;
     for played in news {
-        let (item, answer, twice) = match played {
-            News::Played(item, answer, twice) => (item, answer, twice),
+        let (Task { item, twice }, answer) = match played {
+            News::Played(task, answer) => (task, answer),
             News::Broken(stop) => {
                 work.stop();
                 return Err(stop);
             }
         };
         let Answer { report, cpu, .. } = *answer;
-        sum.add(&item, &report, cpu);
-        sum.twice += u64::from(twice);
+        let done = Done { item, report, cpu, twice };
+        sum.add(&done, work.canary.as_deref());
+        let Done { item, report, .. } = &done;
         if let Some(failure) = report.failures.first() {
             let line = format!(
                 "FAILED {}: {}: {}\n       replay with: {}",
                 item.name(),
                 failure.by,
                 failure.what,
-                item.again(work.scenario)
+                item.again(&report.failures, work.canary.as_deref())
             );
             bar.suspend(|| say(line));
             if work.canary.is_some() {
@@ -341,65 +330,101 @@ fn collect(
             }
         }
         if let Some(file) = file {
-            let line = serde_json::to_string(&Done { item, report, cpu }).expect("a report is JSON");
+            let line = serde_json::to_string(&done).expect("a report is JSON");
             writeln!(file, "{line}").map_err(because(WRONG, "the file to go on from"))?;
         }
         bar.inc(1);
         bar.set_message(format!(
             "{:.0} s simulated, {} failed",
-            sum.tally.simulated.as_secs_f64(),
-            sum.failures.len()
+            sum.simulated().as_secs_f64(),
+            sum.failed()
         ));
         // Where there is no terminal, a line now and then shows that it goes on.
         if !terminal && told.elapsed() > Duration::from_secs(30) {
             told = Instant::now();
             eprintln!(
                 "{} runs in {} s, {} failed",
-                sum.tally.runs,
+                sum.runs(),
                 begin.elapsed().as_secs(),
-                sum.failures.len()
+                sum.failed()
             );
         }
     }
     Ok(())
 }
 
-pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
-    let (seeds, twice, strict) = match args.tier {
-        None => (args.seeds.clone().unwrap_or(0..0), args.twice, args.strict_probes),
-        Some(Tier::Ci) => {
-            (args.seeds.clone().unwrap_or(0..200), Some(args.twice.unwrap_or(1)), args.strict_probes)
-        }
-        Some(Tier::Nightly) => (args.seeds.clone().unwrap_or(0..5_000), Some(args.twice.unwrap_or(10)), true),
+/// Seeds of each other scenario in the nightly tier.
+const OTHERS: u64 = 500;
+
+/// What there is to play: the corpus first, then seeds, of which every `twice`th of this part is played twice.
+fn tasks(args: &Args, corpus: Vec<Item>, twice: Option<u64>) -> VecDeque<Task> {
+    let is_nightly = args.tier == Some(Tier::Nightly);
+    let swarm = match args.tier {
+        None => 0..0,
+        Some(Tier::Ci) => 0..200,
+        Some(Tier::Nightly) => 0..5_000,
     };
-    let mut items: VecDeque<Item> = if args.canary.is_none() && args.scenario == Scenario::Swarm {
-        corpus(&args.corpus)?.into()
-    } else {
-        VecDeque::new()
-    };
+    let seeds = args.seeds.clone().unwrap_or(swarm);
+    let others = seeds.start..seeds.end.min(seeds.start.saturating_add(OTHERS));
+    let mut played: Vec<(Scenario, Range<u64>)> = vec![(args.scenario.unwrap_or_default(), seeds)];
+    if is_nightly && args.scenario.is_none() {
+        let beside = Scenario::ALL.into_iter().filter(|scenario| *scenario != Scenario::Swarm);
+        played.extend(beside.map(|scenario| (scenario, others.clone())));
+    }
     let (part, of) = args.shard;
-    items.extend(seeds.filter(|seed| seed % of == part - 1).map(Item::Seed));
-    let mut sum = Sum { scenario: args.scenario, ..Sum::default() };
+    let seeds = played.into_iter().flat_map(|(scenario, seeds)| {
+        let mine = seeds.filter(move |seed| seed % of == part - 1);
+        mine.enumerate().map(move |(place, seed)| {
+            // By the place in this part: by the seed, a part of four with one in ten twice had none or too many.
+            let twice = twice.is_some_and(|one_in| (place as u64).is_multiple_of(one_in));
+            Task { item: Item::Seed(scenario, seed), twice }
+        })
+    });
+    let corpus = corpus.into_iter().map(|item| Task { item, twice: twice.is_some() });
+    corpus.chain(seeds).collect()
+}
+
+/// Of what was done before, what counts for these tasks: the last word on each, and twice where that is asked for.
+fn counted(done: Vec<Done>, tasks: &VecDeque<Task>) -> BTreeMap<Item, Done> {
+    let asked: BTreeMap<&Item, bool> = tasks.iter().map(|task| (&task.item, task.twice)).collect();
+    let mut counted = BTreeMap::new();
+    for done in done {
+        if asked.get(&done.item).is_some_and(|twice| done.twice || !twice) {
+            counted.insert(done.item.clone(), done);
+        }
+    }
+    counted
+}
+
+pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
+    let twice = match args.tier {
+        None => args.twice,
+        Some(Tier::Ci) => args.twice.or(Some(1)),
+        Some(Tier::Nightly) => args.twice.or(Some(10)),
+    };
+    let is_swarm = args.scenario.unwrap_or_default() == Scenario::Swarm;
+    let plans = if args.canary.is_none() && is_swarm { corpus(&args.corpus)? } else { Vec::new() };
+    let mut tasks = tasks(args, plans, twice);
+    let mut sum = Sum::default();
     let mut file = None;
     if let Some(path) = &args.resume {
-        let (done, opened) = resume(path, args.scenario)?;
+        let (done, opened) = resume(path)?;
         file = Some(opened);
-        let before: BTreeSet<Item> = done.iter().map(|done| done.item.clone()).collect();
-        done.iter().for_each(|done| sum.add(&done.item, &done.report, done.cpu));
-        items.retain(|item| !before.contains(item));
-        say(format!("{} runs were done before, {} are left", before.len(), items.len()));
+        let before = counted(done, &tasks);
+        before.values().for_each(|done| sum.add(done, None));
+        tasks.retain(|task| !before.contains_key(&task.item));
+        say(format!("{} runs were done before, {} are left", before.len(), tasks.len()));
     }
     let jobs =
         args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |jobs| jobs.get() as u64));
     let begin = Instant::now();
-    let bar = bar(items.len() as u64);
+    let bar = bar(tasks.len() as u64);
     let work = Work {
-        items: Mutex::new(items),
+        tasks: Mutex::new(tasks),
         until: args.budget.map(|budget| begin + budget),
         limit: args.limit,
-        twice,
         canary: args.canary.map(|canary| canary.name().to_owned()),
-        scenario: args.scenario,
+        plant_divergence: args.plant_divergence,
     };
     let result = std::thread::scope(|threads| {
         let (news, heard) = channel();
@@ -412,108 +437,22 @@ pub(crate) fn run(args: &Args) -> Result<u8, Stop> {
     });
     bar.finish_and_clear();
     result?;
-    let left = work.items.lock().unwrap_or_else(PoisonError::into_inner).len();
-    report(args, &sum, begin.elapsed(), left, strict)
-}
-
-/// Faults and probes that did nothing over the whole sweep.
-fn idle(tally: &Tally) -> Vec<String> {
-    let waits = |name: &String| summary::ELSEWHERE.contains(&name.as_str());
-    let faults = tally.faults.iter().filter(|(name, [_, effective])| *effective == 0 && !waits(name));
-    let probes = tally.probes.iter().filter(|(name, hits)| **hits == 0 && !waits(name));
-    let faults = faults.map(|(name, _)| format!("fault {name}"));
-    faults.chain(probes.map(|(name, _)| format!("probe {name}"))).collect()
-}
-
-fn report(args: &Args, sum: &Sum, took: Duration, left: usize, strict: bool) -> Result<u8, Stop> {
+    let left = work.tasks.lock().unwrap_or_else(PoisonError::into_inner).len();
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(sum).expect("a sum is JSON");
-        fs::write(path, text + "\n").map_err(because(WRONG, path.display()))?;
+        fs::write(path, sum.json()).map_err(because(WRONG, path.display()))?;
     }
     if let Some(path) = &args.junit {
-        fs::write(path, junit(sum)).map_err(because(WRONG, path.display()))?;
+        fs::write(path, sum.junit()).map_err(because(WRONG, path.display()))?;
     }
-    let mut cpu = sum.cpu.clone();
-    cpu.sort();
-    let at =
-        |percent: usize| cpu.get((cpu.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default();
-    let _ = write!(std::io::stdout(), "{}", summary::screen(None, &sum.tally));
-    say(format!(
-        "{} runs, {} of them twice, {:.0} s; CPU for a run: median {:.2} s, p99 {:.2} s",
-        sum.tally.runs,
-        sum.twice,
-        took.as_secs_f64(),
-        at(50).as_secs_f64(),
-        at(99).as_secs_f64()
-    ));
-    if left > 0 {
-        say(format!("{left} runs are left undone; the same command with --resume goes on"));
-    }
-    let mut by: BTreeMap<&str, u64> = BTreeMap::new();
-    for failure in sum.failures.iter().flat_map(|failed| failed.failures.first()) {
-        *by.entry(&failure.by).or_default() += 1;
-    }
-    for failed in &sum.failures {
-        let first = failed.failures.first().map(|failure| failure.by.as_str()).unwrap_or_default();
-        say(format!("FAILED {} ({first}): {}", failed.name, failed.replay));
-    }
-    if !sum.failures.is_empty() {
-        let by: Vec<String> = by.iter().map(|(by, count)| format!("{by} {count}")).collect();
-        say(format!("{} runs failed: {}", sum.failures.len(), by.join(", ")));
-        return Ok(if by.iter().any(|by| by.starts_with("determinism")) { DIFFERS } else { FAILED });
-    }
-    if sum.tally.knows_too_little() {
-        say(
-            "too little is known: more writes than may be had an unknown outcome although their clients were not cut off",
-        );
-        return Ok(FAILED);
-    }
-    let idle = if strict { idle(&sum.tally) } else { Vec::new() };
-    if !idle.is_empty() {
-        say(format!("never did anything over the whole sweep: {}", idle.join(", ")));
-        return Ok(FAILED);
-    }
-    say("clean");
-    Ok(0)
-}
-
-fn junit(sum: &Sum) -> String {
-    let escape = |text: &str| {
-        let mut safe = String::new();
-        for c in text.chars() {
-            match c {
-                '&' => safe.push_str("&amp;"),
-                '<' => safe.push_str("&lt;"),
-                '>' => safe.push_str("&gt;"),
-                '"' => safe.push_str("&quot;"),
-                c if c.is_control() && c != '\n' => safe.push('\u{fffd}'),
-                c => safe.push(c),
-            }
-        }
-        safe
-    };
-    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    text += &format!(
-        "<testsuite name=\"sim\" tests=\"{}\" failures=\"{}\">\n",
-        sum.names.len(),
-        sum.failures.len()
-    );
-    for (name, why, cpu) in &sum.names {
-        text += &format!(
-            "  <testcase classname=\"sim\" name=\"{}\" time=\"{:.3}\"",
-            escape(name),
-            cpu.as_secs_f64()
-        );
-        match why {
-            None => text += "/>\n",
-            Some(why) => text += &format!(">\n    <failure message=\"{}\"/>\n  </testcase>\n", escape(why)),
-        }
-    }
-    text + "</testsuite>\n"
+    let is_strict = args.strict || args.tier == Some(Tier::Nightly);
+    Ok(sum.report(begin.elapsed(), left, is_strict))
 }
 
 #[cfg(test)]
 mod tests {
+    use sim::report::Tally;
+
+    use super::super::FAILED;
     use super::*;
 
     #[test]
@@ -531,5 +470,87 @@ mod tests {
         for wrong in ["", "10", "m", "1.5h", "-1s", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    fn args(line: &str) -> Args {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: Args,
+        }
+        let words = std::iter::once("sweep").chain(line.split(' '));
+        <Command as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).args
+    }
+
+    fn seeds_of(tasks: &VecDeque<Task>, twice: bool) -> Vec<u64> {
+        let of = |task: &Task| match task.item {
+            Item::Seed(_, seed) => (task.twice == twice).then_some(seed),
+            Item::Plan(_) => None,
+        };
+        tasks.iter().filter_map(of).collect()
+    }
+
+    #[test]
+    fn one_in_n_is_counted_within_each_shard() {
+        let mut all = Vec::new();
+        for part in 1..=4 {
+            let args = args(&format!("--seeds 0..40 --shard {part}/4 --twice 2"));
+            let tasks = tasks(&args, Vec::new(), args.twice);
+            assert_eq!((seeds_of(&tasks, true).len(), seeds_of(&tasks, false).len()), (5, 5), "{part}/4");
+            all.extend(seeds_of(&tasks, true));
+            all.extend(seeds_of(&tasks, false));
+        }
+        all.sort_unstable();
+        assert_eq!(all, (0..40).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_nightly_tier_plays_every_scenario() {
+        let args = args("--tier nightly");
+        let tasks = tasks(&args, vec![Item::Plan(PathBuf::from("old.json"))], Some(10));
+        let count = |of: Scenario| {
+            tasks.iter().filter(|task| matches!(task.item, Item::Seed(scenario, _) if scenario == of)).count()
+        };
+        for scenario in Scenario::ALL {
+            assert_eq!(count(scenario), if scenario == Scenario::Swarm { 5_000 } else { 500 }, "{scenario}");
+        }
+        assert_eq!(tasks.iter().filter(|task| task.twice).count(), 1 + 500 + 9 * 50);
+        assert!(matches!(tasks[0].item, Item::Plan(_)));
+    }
+
+    fn done(seed: u64, twice: bool, failed: bool) -> Done {
+        let failure = Failure { by: "frontier".to_owned(), what: String::new() };
+        let failures = if failed { vec![failure] } else { Vec::new() };
+        let report = Report { seed, trace_hash: String::new(), failures, tally: Tally::default() };
+        Done { item: Item::Seed(Scenario::Swarm, seed), report, cpu: Duration::ZERO, twice }
+    }
+
+    #[test]
+    fn what_was_done_once_does_not_count_where_twice_is_asked_for() {
+        let args = args("--seeds 0..4 --twice 2");
+        let tasks = tasks(&args, Vec::new(), args.twice);
+        let before = vec![done(0, false, false), done(1, false, false), done(2, true, true), done(9, true, true)];
+        let counted = counted(before, &tasks);
+        let seeds: Vec<u64> = counted.values().map(|done| done.report.seed).collect();
+        assert_eq!(seeds, [1, 2], "0 was to be twice, and 9 is none of these");
+        let mut sum = Sum::default();
+        counted.values().for_each(|done| sum.add(done, None));
+        assert_eq!(sum.report(Duration::ZERO, 2, false), FAILED);
+        assert_eq!(sum.twice, 1);
+    }
+
+    #[test]
+    fn a_line_that_replays_has_what_it_takes() {
+        let seed = Item::Seed(Scenario::Members, 7);
+        let failure = |by: &str| vec![Failure { by: by.to_owned(), what: String::new() }];
+        assert_eq!(seed.again(&failure("frontier"), None), "cargo sim run --scenario members --seed 7");
+        assert_eq!(
+            seed.again(&failure("determinism"), None),
+            "cargo sim run --scenario members --seed 7 --twice"
+        );
+        assert_eq!(
+            Item::Seed(Scenario::Swarm, 7).again(&failure("frontier"), Some("actor-kept")),
+            "cargo sim run --seed 7 --canary actor-kept"
+        );
     }
 }

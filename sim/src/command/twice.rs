@@ -3,10 +3,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
-
-use sim::scenario::Scenario;
 
 use super::jobs::Place;
 use super::worker::{Answer, Job};
@@ -20,46 +18,25 @@ pub(crate) enum Compared {
     Differ(String),
 }
 
-fn played(
-    place: &mut Place,
-    scenario: Scenario,
-    seed: u64,
-    plan: Option<&Path>,
-    log: Option<&Path>,
-) -> Result<Answer, Stop> {
-    let job = Job {
-        seed: plan.is_none().then_some(seed),
-        scenario: Some(scenario.to_string()),
-        plan: plan.map(Path::to_owned),
-        canary: None,
-        log: log.map(Path::to_owned),
-    };
-    place.play(seed, &job)
-}
-
 /// Plays a seed or plan twice; the events of both are kept in a temporary folder while they are compared.
 ///
 /// # Errors
 /// When there are no processes or files for it.
-pub(crate) fn compare(
-    scenario: Scenario,
-    seed: u64,
-    plan: Option<&Path>,
-    limit: Duration,
-) -> Result<Compared, Stop> {
+pub(crate) fn compare(job: &Job, limit: Duration) -> Result<Compared, Stop> {
     let dir = tempfile::tempdir().map_err(because(BROKEN, "a temporary folder"))?;
     let logs = [dir.path().join("after-others"), dir.path().join("alone")];
-    let plan: Option<PathBuf> = match plan {
+    let plan = match &job.plan {
         Some(path) => Some(path.canonicalize().map_err(because(BROKEN, path.display()))?),
         None => None,
     };
-    let plan = plan.as_deref();
+    let number = job.seed.unwrap_or(0);
+    let logged = |log: &Path| Job { plan: plan.clone(), log: Some(log.to_owned()), ..job.clone() };
     let mut here = Place::new(limit);
-    for other in [seed.wrapping_add(1), seed.wrapping_add(2)] {
-        played(&mut here, scenario, other, None, None)?;
+    for other in [number.wrapping_add(1), number.wrapping_add(2)] {
+        here.play(other, &Job { seed: Some(other), plan: None, ..job.clone() })?;
     }
-    let first = played(&mut here, scenario, seed, plan, Some(&logs[0]))?;
-    let second = played(&mut Place::elsewhere(limit)?, scenario, seed, plan, Some(&logs[1]))?;
+    let first = here.play(number, &logged(&logs[0]))?;
+    let second = Place::elsewhere(limit)?.play(number, &logged(&logs[1]))?;
     if first.report == second.report {
         return Ok(Compared::Same(first));
     }

@@ -13,12 +13,12 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ringdove::observe::Canary;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use sim::plan::Plan;
 use sim::play::{Options, play};
-use sim::report::{Failure, Report, Tally};
+use sim::report::Report;
+use sim::scenario::Scenario;
 
 use super::{BROKEN, Stop, because};
 
@@ -30,14 +30,17 @@ pub(crate) struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seed: Option<u64>,
     /// What it is drawn for; the swarm where nothing is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) scenario: Option<String>,
+    #[serde(default)]
+    pub(crate) scenario: Scenario,
     /// Or a plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<PathBuf>,
     /// A mistake that all nodes make.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) canary: Option<String>,
+    /// The run is to depend on the process that plays it.
+    #[serde(default)]
+    pub(crate) plant_divergence: bool,
     /// Where every event goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) log: Option<PathBuf>,
@@ -81,20 +84,19 @@ pub(crate) fn keep_panics() {
     }));
 }
 
-/// What is played for a failed run, too.
-pub(crate) fn of_panic(seed: u64, message: String) -> Report {
-    let failures = vec![Failure { by: "panic".to_owned(), what: panicked().unwrap_or(message) }];
-    Report { seed, trace_hash: String::new(), failures, tally: Tally { runs: 1, ..Tally::default() } }
+/// Adds where a panic happened, which only the hook is told.
+pub(crate) fn locate_panic(report: &mut Report) {
+    let said = panicked();
+    if let (Some(said), Some(failure)) = (said, report.failures.iter_mut().find(|of| of.by == "panic")) {
+        failure.what = said;
+    }
 }
 
 fn carry_out(job: &Job) -> Result<Answer, Stop> {
     let before = cpu_time();
     let plan = match (&job.plan, job.seed) {
         (Some(path), _) => super::plan_of(path)?,
-        (None, Some(seed)) => {
-            let scenario = job.scenario.as_deref().unwrap_or("swarm").parse();
-            Plan::draw_for(scenario.map_err(|why| Stop(BROKEN, why))?, seed)
-        }
+        (None, Some(seed)) => Plan::draw_for(job.scenario, seed),
         (None, None) => return Err(Stop(BROKEN, "a job names a seed or a plan".to_owned())),
     };
     let log = match &job.log {
@@ -108,16 +110,16 @@ fn carry_out(job: &Job) -> Result<Answer, Stop> {
         None => None,
         Some(name) => Some(super::canary(name).map_err(|why| Stop(BROKEN, why))?),
     };
-    let report = report_of(&plan, canary, log);
+    let planted = job.plant_divergence.then(|| std::process::id().to_string());
+    let report = report_of(&plan, Options { log, canary, planted, ..Options::default() })?;
     Ok(Answer { report, cpu: cpu_time().saturating_sub(before), resident: resident() })
 }
 
-fn report_of(plan: &Plan, canary: Option<Canary>, log: Option<Box<dyn Write + Send>>) -> Report {
+fn report_of(plan: &Plan, options: Options) -> Result<Report, Stop> {
     let _ = panicked();
-    match play(plan, Options { log, canary, ..Options::default() }) {
-        Ok(played) => played.report,
-        Err(message) => of_panic(plan.seed, message),
-    }
+    let mut report = play(plan, options).map_err(|why| Stop(BROKEN, why))?.report;
+    locate_panic(&mut report);
+    Ok(report)
 }
 
 pub(crate) fn run() -> Result<u8, Stop> {
