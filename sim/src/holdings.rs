@@ -25,7 +25,7 @@ fn whole(dir: &Path, image: &Image) -> (BTreeMap<u64, u64>, BTreeMap<Slot, Held>
         let (found, behind) = evidence::records(id, &bytes[..bytes.len().min(evidence::HEAD_LEN)], 0, &bytes);
         read.insert(id, behind);
         for Found { offset, slot, entry } in found {
-            let held = Held { at: (id, offset), entry, rotten: false };
+            let held = Held { at: (id, offset), entry, rotten: false, older: None };
             if whole.get(&slot).is_none_or(|before| before.at < held.at) {
                 whole.insert(slot, held);
             }
@@ -40,6 +40,8 @@ struct Held {
     entry: Option<Entry>,
     /// It held a record here, and that was damaged at rest.
     rotten: bool,
+    /// Then the last one before it that is whole, and where. A node whose snapshot does not name the damaged one goes on with this.
+    older: Option<((u64, u64), Entry)>,
 }
 
 /// What one disk holds.
@@ -72,6 +74,13 @@ impl Holdings {
         self.held.get(slot)?.entry.as_ref()
     }
 
+    /// What a node that starts from the disk may find in a slot: what it holds for certain, or, where that is damaged, what
+    /// stands before it and is whole.
+    pub fn whole(&self, slot: &Slot) -> Option<&Entry> {
+        let held = self.held.get(slot)?;
+        held.entry.as_ref().or(held.older.as_ref().map(|(_, entry)| entry))
+    }
+
     /// All that it holds, in order of slots.
     pub fn iter(&self) -> impl Iterator<Item = (&Slot, &Entry)> {
         self.held.iter().filter_map(|(slot, held)| Some((slot, held.entry.as_ref()?)))
@@ -92,7 +101,7 @@ impl Holdings {
             if let Some(entry) = &entry {
                 finder.found(&slot, entry);
             }
-            last.insert(slot, Held { at: (id, offset), entry, rotten: false });
+            last.insert(slot, Held { at: (id, offset), entry, rotten: false, older: None });
         }
         for (slot, now) in last {
             let before = self.held.get(&slot);
@@ -126,6 +135,7 @@ impl Holdings {
             (_, None) => {}
         }
         self.held.retain(|slot, held| {
+            held.older.take_if(|(at, _)| at.0 == id && at.1 >= len);
             if held.at.0 != id || held.at.1 < len {
                 return true;
             }
@@ -146,8 +156,11 @@ impl Holdings {
     /// write again, is on the medium or is not, and only the medium tells.
     pub fn power_lost_after_harm(&mut self, dir: &Path, image: &Image) {
         let (read, mut now) = whole(dir, image);
-        for (slot, before) in std::mem::take(&mut self.held).into_iter().filter(|(_, held)| held.rotten) {
-            if now.get(&slot).is_none_or(|now| now.at < before.at) {
+        for (slot, mut before) in std::mem::take(&mut self.held).into_iter().filter(|(_, held)| held.rotten) {
+            let older = now.get(&slot).filter(|now| now.at < before.at);
+            if older.is_some() || !now.contains_key(&slot) {
+                let is_older = before.older.is_some();
+                before.older = older.and_then(|now| Some((now.at, now.entry.clone()?))).filter(|_| is_older);
                 now.insert(slot, before);
             }
         }
@@ -163,6 +176,8 @@ impl Holdings {
             let is_there = now.get(slot).is_some_and(|now| now.at == held.at);
             let has_come_back = was_removed && now.get(slot).is_some_and(|now| now.at < held.at);
             if !was_removed && !is_there || has_come_back {
+                let older = now.get(slot).filter(|now| !was_removed && now.at < held.at);
+                held.older = older.and_then(|now| Some((now.at, now.entry.clone()?)));
                 held.entry = None;
                 held.rotten = true;
             }

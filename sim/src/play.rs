@@ -316,7 +316,7 @@ async fn phases(
     progress.lock().tally.convergence = Some(Convergence { taken, within });
     let left = apart::apart(&cluster, &settings, &watch);
     if left.is_empty() {
-        // From here on nobody is excused: what is reaped, shown and handed over in the end is judged in full.
+        // From here on no disk is excused: what is reaped, shown and handed over in the end is judged in full.
         watch.converged();
     }
     progress.unsettled(apart::explained(&world, &cluster, left).await);

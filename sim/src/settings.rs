@@ -358,6 +358,8 @@ impl RunSettings {
                     own_quorums: false,
                     interval_ms: 0,
                     cache_bytes: one(chance, &[0, 0, 16 * 1024]),
+                    // A convergence waits until everybody has refilled, and the rounds of the plan for it.
+                    anti_entropy_ms: one(chance, &[300, 500, 1_000]),
                     timeout_ms: drawn.timeout_ms.max(1_500),
                     mix: Mix { scan: 0, ..drawn.mix },
                     destroys: true,

@@ -393,7 +393,9 @@ impl Session {
             Ok(reply) => {
                 self.world.record(&self.name, "written", format_args!("{write_id:?}"));
                 self.judge_values(key, &reply.siblings);
-                self.judge_values(key, reply.written.as_slice());
+                if f == "put" {
+                    self.judge_values(key, reply.written.as_slice());
+                }
                 let copies = reply.replicas.primaries.len() + reply.replicas.fallbacks.len();
                 let expires_at = reply.written.as_ref().and_then(|written| written.expires_at);
                 let done = Event {

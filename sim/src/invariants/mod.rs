@@ -12,8 +12,8 @@
 //! | (g) | `bounded` | queues, machines and connections stay within the settings, and come to nothing in the end |
 //! | (h) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
 //!
-//! Excuses end. A disk that was destroyed is excused until the next convergence, at which everybody has refilled; a member that
-//! moved, and a partition whose copies were given up, until the partition has refilled.
+//! Excuses end. What a destroyed disk lacks is excused until the next convergence, at which everybody has refilled; that its node,
+//! or a member that moved, has missed votes, and that copies of a partition were given up, until that partition has refilled there.
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
@@ -68,9 +68,9 @@ struct State {
     sites: BTreeMap<&'static str, u64>,
     /// By host and probe: since when its node is in the middle of what the probe is about.
     at_work: BTreeMap<(String, &'static str), Duration>,
-    /// Hosts whose nodes were removed from the cluster or added to it, with the partitions that have refilled since: in the
-    /// others they may have missed votes.
-    moved: BTreeMap<String, BTreeSet<PartitionId>>,
+    /// Hosts whose disks were destroyed, or whose nodes were removed from the cluster or added to it, with the partitions that
+    /// have refilled since: in the others they may have missed votes.
+    behind: BTreeMap<String, BTreeSet<PartitionId>>,
     letting_go: letting_go::LettingGo,
     /// Disks destroyed since the last convergence, and whether one ever was.
     destroyed: BTreeSet<String>,
@@ -133,12 +133,13 @@ impl Watch {
     pub fn destroyed(&self, host: &str) {
         let mut state = self.lock();
         state.destroyed.insert(host.to_owned());
+        state.behind.insert(host.to_owned(), BTreeSet::new());
         state.any_destroyed = true;
     }
 
     /// A node is about to be removed from the cluster or added to it: it may lack what the others have agreed to forget.
     pub fn moved(&self, host: &str) {
-        self.lock().moved.insert(host.to_owned(), BTreeSet::new());
+        self.lock().behind.insert(host.to_owned(), BTreeSet::new());
     }
 
     /// Whether a disk was destroyed at some time.
@@ -146,11 +147,11 @@ impl Watch {
         self.lock().any_destroyed
     }
 
-    /// Every acknowledged write is on enough disks again, and every node has refilled: nobody is excused any more.
+    /// Every acknowledged write is on enough disks again, and every node has refilled as far as it knows: no disk is excused any
+    /// more. A node that was rolled back may learn only later that it has missed a vote.
     pub fn converged(&self) {
         let state = &mut *self.lock();
         state.destroyed.clear();
-        state.moved.clear();
         state.forgetting.converged();
     }
 
@@ -170,12 +171,13 @@ impl Watch {
         state.covered.on_fewer_than(&state.disks, w)
     }
 
-    /// What every disk holds of a key's data, by host; nothing where it holds none.
+    /// What every disk holds of a key's data, by host; nothing where it holds none. Of a record that is damaged at rest the one before
+    /// it that is whole: a node that goes on with that one has it, and one that knows better writes it anew.
     pub fn held(&self, namespace: Namespace, key: &Key) -> BTreeMap<String, Entry> {
         let state = self.lock();
         let Some(slot) = state.slot(Table::Data, namespace, key) else { return BTreeMap::new() };
         let held =
-            state.disks.iter().filter_map(|(host, disk)| Some((host.clone(), disk.get(&slot)?.clone())));
+            state.disks.iter().filter_map(|(host, disk)| Some((host.clone(), disk.whole(&slot)?.clone())));
         held.collect()
     }
 
@@ -215,8 +217,7 @@ impl State {
 
     /// Whether a host may lack, of this partition, what the others have agreed to forget.
     fn may_have_missed(&self, host: &str, partition: PartitionId) -> bool {
-        self.destroyed.contains(host)
-            || self.moved.get(host).is_some_and(|refilled| !refilled.contains(&partition))
+        self.behind.get(host).is_some_and(|refilled| !refilled.contains(&partition))
     }
 
     fn violation(&mut self, what: &str) {
@@ -423,7 +424,7 @@ impl Observer for Observing {
             Fact::Refilled { node, partition } => {
                 let host = node.to_string();
                 state.forgetting.refilled(&host, partition);
-                if let Some(refilled) = state.moved.get_mut(&host) {
+                if let Some(refilled) = state.behind.get_mut(&host) {
                     refilled.insert(partition);
                 }
             }
