@@ -108,6 +108,7 @@ impl Nemesis {
             self.act(Action::Start { node }, cluster).await;
         }
         cluster.tend();
+        self.watch.members(|host| cluster.is_member(host));
         self.replace_damaged(cluster);
         let now = self.world.now();
         if now >= self.looked + LOOK {

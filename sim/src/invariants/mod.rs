@@ -30,7 +30,7 @@ use ringdove::dynamo::ring::PartitionCount;
 use ringdove::io::fault_disk::{FaultKind, Image};
 use ringdove::observe::{Canary, Fact, Observer};
 use ringdove::storage::{Entry, Slot, Table};
-use ringdove::types::{Key, Namespace, PartitionId, WriteId};
+use ringdove::types::{Key, Namespace, WriteId};
 
 use crate::disk::{DiskChange, DiskWatch};
 use crate::holdings::{DIR, Finder, Holdings};
@@ -39,6 +39,7 @@ use crate::trace::Trace;
 use crate::world::World;
 
 mod acks;
+mod behind;
 pub mod bounded;
 mod climbs;
 mod covered;
@@ -68,9 +69,7 @@ struct State {
     sites: BTreeMap<&'static str, u64>,
     /// By host and probe: since when its node is in the middle of what the probe is about.
     at_work: BTreeMap<(String, &'static str), Duration>,
-    /// Hosts whose disks were destroyed, or whose nodes were removed from the cluster or added to it, with the partitions that
-    /// have refilled since: in the others they may have missed votes.
-    behind: BTreeMap<String, BTreeSet<PartitionId>>,
+    behind: behind::Behind,
     letting_go: letting_go::LettingGo,
     /// Disks destroyed since the last convergence, and whether one ever was.
     destroyed: BTreeSet<String>,
@@ -133,13 +132,18 @@ impl Watch {
     pub fn destroyed(&self, host: &str) {
         let mut state = self.lock();
         state.destroyed.insert(host.to_owned());
-        state.behind.insert(host.to_owned(), BTreeSet::new());
+        state.behind.harmed(host);
         state.any_destroyed = true;
     }
 
     /// A node is about to be removed from the cluster or added to it: it may lack what the others have agreed to forget.
-    pub fn moved(&self, host: &str) {
-        self.lock().behind.insert(host.to_owned(), BTreeSet::new());
+    pub fn moves(&self, host: &str, add: bool) {
+        self.lock().behind.moves(host, add);
+    }
+
+    /// Who is a member by the newest layout.
+    pub fn members(&self, is_member: impl Fn(&str) -> bool) {
+        self.lock().behind.members(is_member);
     }
 
     /// Whether a disk was destroyed at some time.
@@ -213,11 +217,6 @@ impl Watch {
 impl State {
     fn judged(&mut self, what: &'static str) {
         *self.judged.entry(what).or_default() += 1;
-    }
-
-    /// Whether a host may lack, of this partition, what the others have agreed to forget.
-    fn may_have_missed(&self, host: &str, partition: PartitionId) -> bool {
-        self.behind.get(host).is_some_and(|refilled| !refilled.contains(&partition))
     }
 
     fn violation(&mut self, what: &str) {
@@ -316,6 +315,10 @@ impl DiskWatch for Watch {
     fn changed(&self, host: &str, now: Duration, change: DiskChange<'_>, image: &Image) {
         let state = &mut *self.lock();
         state.now = now;
+        let shows_harm = matches!(change, DiskChange::PowerLoss | DiskChange::Replaced | DiskChange::Harmed);
+        if shows_harm && state.destroyed.contains(host) {
+            state.behind.harmed(host);
+        }
         let mut holdings = state.disks.remove(host).unwrap_or_default();
         let mut reading = Reading {
             host,
@@ -424,9 +427,7 @@ impl Observer for Observing {
             Fact::Refilled { node, partition } => {
                 let host = node.to_string();
                 state.forgetting.refilled(&host, partition);
-                if let Some(refilled) = state.behind.get_mut(&host) {
-                    refilled.insert(partition);
-                }
+                state.behind.refilled(&host, partition);
             }
             Fact::Acked { sync: false, .. } => {}
             // What is to be on a disk only after an interval may be shown before.
@@ -444,7 +445,7 @@ impl Observer for Observing {
             Fact::Reaped { node, slot, before, after } => {
                 let hosts = state.disks.keys();
                 let excused =
-                    hosts.filter(|host| state.may_have_missed(host, slot.partition)).cloned().collect();
+                    hosts.filter(|host| state.behind.may_have_missed(host, slot.partition)).cloned().collect();
                 let wrong = state.forgetting.reaped(&state.disks, &excused, (node, slot), before, after);
                 state.judged("copies reaped");
                 if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {
@@ -457,7 +458,7 @@ impl Observer for Observing {
             Fact::GivenUp { node, partition } => {
                 state.forgetting.gave_up(node, partition);
                 let host = node.to_string();
-                if !state.may_have_missed(&host, partition) {
+                if !state.behind.may_have_missed(&host, partition) {
                     state.violation(&format!(
                         "{node} gives up {partition}, and nothing ever happened to its disk"
                     ));
