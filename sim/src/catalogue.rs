@@ -10,7 +10,9 @@ use ringdove::observe::{POINTS, SITES};
 
 use crate::probes::PROBES;
 use crate::report::Tally;
-use crate::scenario::Scenario::{self, Away, Backup, Defaults, Destroy, Held, Members, Rolling, Swarm, Tcp, Wiped};
+use crate::scenario::Scenario::{
+    self, Away, Backup, Defaults, Destroy, Held, Members, Rolling, Swarm, Tcp, Wiped,
+};
 
 /// A mechanism of the product that faults and checks rest on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +98,7 @@ pub struct Row {
 
 const SIM_NET: &[Scenario] = &[Swarm];
 const BOTH_NETS: &[Scenario] = &[Swarm, Tcp];
-const EVERYWHERE: &[Scenario] =
-    &[Swarm, Tcp, Destroy, Away, Held, Backup, Wiped, Rolling, Members, Defaults];
+const EVERYWHERE: &[Scenario] = &[Swarm, Tcp, Destroy, Away, Held, Backup, Wiped, Rolling, Members, Defaults];
 
 use Capability::{AntiEntropy, Detector, Guests, LayoutChange, Reaping, Refill, Scrub};
 
@@ -217,11 +218,13 @@ pub fn disk_name(kind: FaultKind) -> String {
 
 /// All of them.
 pub fn rows() -> Vec<Row> {
-    let of = |sort| move |(name, needs, demanded): &(&str, &'static [_], &'static [_])| Row {
-        sort,
-        name: (*name).to_owned(),
-        needs,
-        demanded,
+    let of = |sort| {
+        move |(name, needs, demanded): &(&str, &'static [_], &'static [_])| Row {
+            sort,
+            name: (*name).to_owned(),
+            needs,
+            demanded,
+        }
     };
     let disks = FaultKind::ALL.map(|kind| {
         let (needs, demanded) = disk(kind);
@@ -366,7 +369,8 @@ mod tests {
         let manual = include_str!("../../docs/SIMULATION.md");
         for capability in Capability::ALL {
             let of = |sort| {
-                let names = rows().into_iter().filter(|row| row.sort == sort && row.needs.contains(&capability));
+                let names =
+                    rows().into_iter().filter(|row| row.sort == sort && row.needs.contains(&capability));
                 let names: Vec<String> = names.map(|row| row.name).collect();
                 names.join(", ")
             };

@@ -309,12 +309,15 @@ async fn phases(
     let healed = world.now();
     let by = healed + within;
     // Nobody reads: what makes replicas equal here is handoff and anti-entropy alone.
-    while !apart::apart(&cluster, &settings, &watch).is_empty() && world.now() < by {
-        rest(&world, &mut nemesis, &mut cluster, LOOK).await;
-    }
+    let left = loop {
+        let left = apart::apart(&cluster, &settings, &watch);
+        if left.is_empty() || world.now() >= by {
+            break left;
+        }
+        rest(&world, &mut nemesis, &mut cluster, LOOK.min(by - world.now())).await;
+    };
     let taken = world.now() - healed;
     progress.lock().tally.convergence = Some(Convergence { taken, within });
-    let left = apart::apart(&cluster, &settings, &watch);
     if left.is_empty() {
         // From here on no disk is excused: what is reaped, shown and handed over in the end is judged in full.
         watch.converged();

@@ -103,7 +103,8 @@ impl Tally {
         self.simulated += other.simulated;
         self.starts += other.starts;
         self.load += other.load;
-        let slower = other.convergence.filter(|of| self.convergence.is_none_or(|own| own.share() < of.share()));
+        let slower =
+            other.convergence.filter(|of| self.convergence.is_none_or(|own| own.share() < of.share()));
         self.convergence = slower.or(self.convergence);
         for (of, to) in [
             (&other.operations, &mut self.operations),

@@ -21,8 +21,8 @@ use ringdove::types::{Key, Namespace, WriteId};
 
 use crate::clock::EPOCH;
 use crate::cluster::client_addr;
-use crate::plan::node_name;
 use crate::history::{Recorder, claimed, covers, event, id_of};
+use crate::plan::node_name;
 use crate::report::{UNKNOWN, UNKNOWN_CUT_OFF};
 use crate::seed::{self, Stream};
 use crate::settings::RunSettings;

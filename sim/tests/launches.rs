@@ -130,7 +130,10 @@ fn a_part_of_the_seeds_is_played_and_what_a_strict_sweep_did_not_meet_is_named()
     let (code, text) = folder.sweep("--seeds 0..4 --shard 2/4 --strict");
     assert_eq!(code, 1, "one seed cannot meet everything: {text}");
     assert!(text.contains("1 runs, 0 of them twice"), "{text}");
-    assert!(text.contains("swarm: fault hold never did anything") || text.contains("swarm: fault "), "{text}");
+    assert!(
+        text.contains("swarm: fault hold never did anything") || text.contains("swarm: fault "),
+        "{text}"
+    );
     assert!(!text.contains("has no row"), "{text}");
 }
 

@@ -248,7 +248,7 @@ fn a_panic_is_a_failure_like_any_other_and_leaves_what_was_seen_before() {
 #[test]
 fn convergence_that_takes_too_long_is_named_with_the_reasons() {
     let mut plan = quiet(17);
-    plan.settings.converge_within_ms = Some(1);
+    plan.settings.converge_within_ms = Some(0);
     plan.settings.anti_entropy_ms = 10_000;
     // n3 misses what is written meanwhile, and nobody keeps it.
     plan.settings.strict = true;

@@ -334,20 +334,11 @@ fn collect(
             writeln!(file, "{line}").map_err(because(WRONG, "the file to go on from"))?;
         }
         bar.inc(1);
-        bar.set_message(format!(
-            "{:.0} s simulated, {} failed",
-            sum.simulated().as_secs_f64(),
-            sum.failed()
-        ));
+        bar.set_message(format!("{:.0} s simulated, {} failed", sum.simulated().as_secs_f64(), sum.failed()));
         // Where there is no terminal, a line now and then shows that it goes on.
         if !terminal && told.elapsed() > Duration::from_secs(30) {
             told = Instant::now();
-            eprintln!(
-                "{} runs in {} s, {} failed",
-                sum.runs(),
-                begin.elapsed().as_secs(),
-                sum.failed()
-            );
+            eprintln!("{} runs in {} s, {} failed", sum.runs(), begin.elapsed().as_secs(), sum.failed());
         }
     }
     Ok(())
@@ -529,7 +520,8 @@ mod tests {
     fn what_was_done_once_does_not_count_where_twice_is_asked_for() {
         let args = args("--seeds 0..4 --twice 2");
         let tasks = tasks(&args, Vec::new(), args.twice);
-        let before = vec![done(0, false, false), done(1, false, false), done(2, true, true), done(9, true, true)];
+        let before =
+            vec![done(0, false, false), done(1, false, false), done(2, true, true), done(9, true, true)];
         let counted = counted(before, &tasks);
         let seeds: Vec<u64> = counted.values().map(|done| done.report.seed).collect();
         assert_eq!(seeds, [1, 2], "0 was to be twice, and 9 is none of these");

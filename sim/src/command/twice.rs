@@ -13,7 +13,7 @@ use super::{BROKEN, Stop, because};
 /// How two runs of one thing compare.
 pub(crate) enum Compared {
     /// They are the same, and this came of them.
-    Same(Answer),
+    Same(Box<Answer>),
     /// They are not: the first event that differs, in words.
     Differ(String),
 }
@@ -38,7 +38,7 @@ pub(crate) fn compare(job: &Job, limit: Duration) -> Result<Compared, Stop> {
     let first = here.play(number, &logged(&logs[0]))?;
     let second = Place::elsewhere(limit)?.play(number, &logged(&logs[1]))?;
     if first.report == second.report {
-        return Ok(Compared::Same(first));
+        return Ok(Compared::Same(Box::new(first)));
     }
     let differ = difference(&logs[0], &logs[1])?
         .unwrap_or_else(|| "the events are the same, and what the runs report is not".to_owned());

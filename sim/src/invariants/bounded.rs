@@ -50,7 +50,8 @@ pub fn under_load(cluster: &Cluster) -> Vec<Use> {
     for (name, _) in cluster.hosts() {
         let Some(node) = cluster.node(name) else { continue };
         let config: &NodeConfig = cluster.config();
-        let mut add = |what: &str, count: u64, max: u64| used.push(Use::new(format!("{name} {what}"), count, max));
+        let mut add =
+            |what: &str, count: u64, max: u64| used.push(Use::new(format!("{name} {what}"), count, max));
         add("requests in progress", node.metrics().in_flight(), config.in_flight_max as u64);
         add("guests", node.storage_stats().guest_keys, config.guests_max.saturating_add(GUESTS_BESIDE));
         for door in [Door::Binary, Door::Peer] {
@@ -129,7 +130,10 @@ mod tests {
 
     #[test]
     fn a_client_that_is_gone_has_no_connection() {
-        assert_eq!(excess(&[conn("c1", "n1", [true, true], false)]), ["connections of c1 and n1: 1, at most 0"]);
+        assert_eq!(
+            excess(&[conn("c1", "n1", [true, true], false)]),
+            ["connections of c1 and n1: 1, at most 0"]
+        );
         // The node was never told that it is gone: a leak of the node's, unless the connection was broken off.
         assert_eq!(excess(&[conn("c1", "n1", [false, true], false)]).len(), 1);
         assert_eq!(excess(&[conn("c1", "n1", [false, true], true)]), [] as [String; 0]);

@@ -444,8 +444,10 @@ impl Observer for Observing {
             }
             Fact::Reaped { node, slot, before, after } => {
                 let hosts = state.disks.keys();
-                let excused =
-                    hosts.filter(|host| state.behind.may_have_missed(host, slot.partition)).cloned().collect();
+                let excused = hosts
+                    .filter(|host| state.behind.may_have_missed(host, slot.partition))
+                    .cloned()
+                    .collect();
                 let wrong = state.forgetting.reaped(&state.disks, &excused, (node, slot), before, after);
                 state.judged("copies reaped");
                 if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {

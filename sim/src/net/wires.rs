@@ -481,7 +481,8 @@ impl Network {
         let mut cut_off = true;
         for other in from {
             let other = wires.number(&other);
-            let mut links = [(host, other), (other, host)].into_iter().filter_map(|link| wires.links.get(&link));
+            let mut links =
+                [(host, other), (other, host)].into_iter().filter_map(|link| wires.links.get(&link));
             cut_off &= links.any(is_cut);
         }
         cut_off
