@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod clusters;
+mod directories;
 mod doors;
 mod doubles;
 mod handoff;
