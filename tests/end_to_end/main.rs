@@ -8,6 +8,7 @@ mod clusters;
 mod directories;
 mod doors;
 mod doubles;
+mod exports;
 mod handoff;
 mod idle;
 mod import_files;
