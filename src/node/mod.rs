@@ -52,6 +52,7 @@ use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
 use reaping::ReapLog;
+use traces::Traces;
 use transfer::Epoch;
 
 mod access;
@@ -76,6 +77,7 @@ mod reply;
 mod scan;
 #[cfg(all(test, not(madsim)))]
 mod testing;
+mod traces;
 mod transfer;
 
 pub use access::Access;
@@ -254,6 +256,7 @@ pub(crate) struct Inner {
     repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
+    traces: Traces,
     stop: Arc<Watched<bool>>,
     /// Another process lives under this id, and this one has to stop.
     is_double: Watched<bool>,
@@ -354,6 +357,7 @@ impl Node {
             repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
+            traces: Traces::new(seed),
             stop: Arc::new(Watched::new(false)),
             is_double: Watched::new(false),
         };
@@ -481,6 +485,7 @@ impl Node {
         remaining: Option<Duration>,
         trace_id: TraceId,
     ) -> Result<Request, Refusal> {
+        let trace_id = self.inner.traces.of(door, trace_id);
         let remaining = remaining.unwrap_or(self.inner.config.timeout);
         if remaining.is_zero() {
             let message = "the request has no time left: ask with a timeout above zero";

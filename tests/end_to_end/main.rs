@@ -21,3 +21,4 @@ mod restarts;
 mod settings;
 mod storage;
 mod support;
+mod traces;
