@@ -16,7 +16,7 @@ const IDLE: usize = 9_990;
 const FILES_MIN: usize = 12_000;
 
 /// Bytes that a process holds in memory.
-fn resident(pid: u32) -> usize {
+pub(crate) fn resident(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024

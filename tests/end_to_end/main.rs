@@ -14,6 +14,7 @@ mod idle;
 mod import_files;
 mod look;
 mod membership;
+mod memory;
 mod packages;
 mod program;
 mod reaping;
