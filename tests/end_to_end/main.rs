@@ -4,6 +4,7 @@
 #![cfg(not(madsim))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bench;
 mod clusters;
 mod directories;
 mod doors;
