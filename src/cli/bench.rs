@@ -80,10 +80,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = fraction)]
     reads: f64,
     /// Replicas that must answer a read.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     r: Option<u8>,
     /// Replicas that must hold a write.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     w: Option<u8>,
     /// Count primaries alone, no fallbacks.
     #[arg(long)]

@@ -464,7 +464,7 @@ impl Node {
     /// What a request that came in just now by `door`, of `remaining` (none: the default), may bring.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// When there is no time left, or more is asked for than is given: nothing was done.
     pub fn request(
         &self,
         door: Door,
@@ -477,7 +477,7 @@ impl Node {
     /// The same of a request that came in at `received`.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// As [`Node::request`].
     pub fn request_of(
         &self,
         door: Door,
@@ -491,7 +491,17 @@ impl Node {
             let message = "the request has no time left: ask with a timeout above zero";
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
-        let remaining = remaining.min(self.inner.config.timeout_max);
+        let max = self.inner.config.timeout_max;
+        // A node whose own bound is higher may pass on what it has taken.
+        if remaining > max && door != Door::Peer {
+            let message = format!(
+                "the request asks for {} ms, at most {} ms are given: ask with a shorter timeout",
+                remaining.as_millis(),
+                max.as_millis()
+            );
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        let remaining = remaining.min(max);
         let request = Request { door, received, deadline: received + remaining, trace_id };
         self.inner.in_time(request)?;
         Ok(request)
