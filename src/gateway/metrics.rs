@@ -96,8 +96,8 @@ fn requests(text: &mut Text, gateway: &Gateway) {
     text.gauge("ringdove_uptime_seconds", "Time since the node's start.", uptime);
 
     let name = "ringdove_request_seconds";
-    let help = "Requests of clients, by operation, door (binary, rest, peer: passed on by another node) and outcome, with \
-                the time that they took.";
+    let help = "Requests of clients, by operation, door (binary, rest, peer: passed on by another node) and outcome (of a \
+                batch, that of the item that ended worst), with the time that they took.";
     text.family(name, "histogram", help);
     for operation in Operation::ALL {
         for door in Door::ALL {

@@ -56,7 +56,7 @@ pub struct Limits {
     /// quarter of it no further request is read from the connection. Default 128 MiB.
     pub answer_bytes_max: usize,
     /// Most bytes of answers that wait on all connections together: a read whose answer finds no room is refused as
-    /// overload, and any other request whose answer finds none loses its connection. Default 512 MiB.
+    /// overload, and any other request whose answer finds none loses its connection. Default 128 MiB.
     pub unread_bytes_max: usize,
     /// A connection on which nothing was asked for this long, and nothing is in progress, is closed; none: never. At
     /// least `stall_after`. Default 1 h.
@@ -80,7 +80,7 @@ impl Default for Limits {
             frame_len_max: FRAME_LEN_MAX,
             request_bytes_max: 256 * 1024 * 1024,
             answer_bytes_max: 128 * 1024 * 1024,
-            unread_bytes_max: 512 * 1024 * 1024,
+            unread_bytes_max: 128 * 1024 * 1024,
             idle_after: Some(Duration::from_secs(3600)),
             handshake: Duration::from_secs(5),
             stall_after: Duration::from_secs(20),

@@ -6,7 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::{Counter, Histogram};
-use crate::net::message::{Condition, Put, PutOutcome, PutReply, Refusal, RefusalCode};
+use crate::net::message::{
+    Condition, GetReply, MultiGetReply, MultiPutReply, Put, PutOutcome, PutReply, Refusal, RefusalCode,
+    ScanReply,
+};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,22 +182,67 @@ impl Outcome {
 
 /// An answer that can tell how its request ended.
 pub(super) trait Judged {
-    /// How.
+    /// How; of a batch, the worst of its items, in the order of [`Outcome`].
     fn outcome(&self) -> Outcome {
         Outcome::Done
     }
+
+    /// Why it is not known what became of it, or which replicas it lacked, for people.
+    fn doubt(&self) -> Option<&str> {
+        None
+    }
 }
 
-impl Judged for crate::net::message::GetReply {}
-impl Judged for crate::net::message::ScanReply {}
-impl Judged for crate::net::message::MultiGetReply {}
-impl Judged for crate::net::message::MultiPutReply {}
+impl Judged for GetReply {}
+impl Judged for ScanReply {}
+
 impl Judged for PutReply {
     fn outcome(&self) -> Outcome {
         match self.outcome {
             PutOutcome::Applied => Outcome::Done,
             PutOutcome::Unknown { .. } => Outcome::Unknown,
         }
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        match &self.outcome {
+            PutOutcome::Applied => None,
+            PutOutcome::Unknown { reason, .. } => Some(reason),
+        }
+    }
+}
+
+impl<T: Judged> Judged for Result<T, Refusal> {
+    fn outcome(&self) -> Outcome {
+        self.as_ref().map_or_else(Outcome::of_refusal, T::outcome)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        match self {
+            Ok(reply) => reply.doubt(),
+            Err(refusal) if refusal.code == RefusalCode::TooFewReplicas => Some(&refusal.message),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Judged for MultiGetReply {
+    fn outcome(&self) -> Outcome {
+        self.replies.iter().map(Judged::outcome).max().unwrap_or(Outcome::Done)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        self.replies.iter().find_map(Judged::doubt)
+    }
+}
+
+impl Judged for MultiPutReply {
+    fn outcome(&self) -> Outcome {
+        self.replies.iter().map(Judged::outcome).max().unwrap_or(Outcome::Done)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        self.replies.iter().find_map(Judged::doubt)
     }
 }
 
@@ -381,6 +429,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_ends_as_the_worst_of_its_items() {
+        let applied = || {
+            let reply = super::super::reply::unknown(0, 2, String::new());
+            Ok(PutReply { outcome: PutOutcome::Applied, ..reply })
+        };
+        let unknown = || Ok(super::super::reply::unknown(1, 2, "n2 is silent".to_owned()));
+        let refused = |code| Err(Refusal::new(code, "no"));
+        let batch = |replies: Vec<Result<PutReply, Refusal>>| MultiPutReply { replies };
+        assert_eq!(batch(Vec::new()).outcome(), Outcome::Done);
+        assert_eq!(batch(vec![applied(), applied()]).outcome(), Outcome::Done);
+        let short = || refused(RefusalCode::TooFewReplicas);
+        assert_eq!(
+            batch(vec![refused(RefusalCode::Conflict), short(), applied()]).outcome(),
+            Outcome::Unavailable
+        );
+        let worst = batch(vec![applied(), short(), unknown(), refused(RefusalCode::Overloaded)]);
+        assert_eq!(worst.outcome(), Outcome::Unknown);
+        assert!(batch(vec![applied(), unknown()]).doubt().is_some_and(|why| why == "n2 is silent"));
+        let read = MultiGetReply { replies: vec![refused_get(RefusalCode::Corrupt)] };
+        assert_eq!(read.outcome(), Outcome::Unavailable);
+    }
+
+    fn refused_get(code: RefusalCode) -> Result<GetReply, Refusal> {
+        Err(Refusal::new(code, "no"))
     }
 
     #[test]

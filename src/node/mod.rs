@@ -52,6 +52,7 @@ use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
 use pace::Pace;
 use reaping::ReapLog;
+use traces::Traces;
 use transfer::Epoch;
 
 mod access;
@@ -76,6 +77,7 @@ mod reply;
 mod scan;
 #[cfg(all(test, not(madsim)))]
 mod testing;
+mod traces;
 mod transfer;
 
 pub use access::Access;
@@ -254,6 +256,7 @@ pub(crate) struct Inner {
     repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
+    traces: Traces,
     stop: Arc<Watched<bool>>,
     /// Another process lives under this id, and this one has to stop.
     is_double: Watched<bool>,
@@ -354,6 +357,7 @@ impl Node {
             repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
+            traces: Traces::new(seed),
             stop: Arc::new(Watched::new(false)),
             is_double: Watched::new(false),
         };
@@ -460,7 +464,7 @@ impl Node {
     /// What a request that came in just now by `door`, of `remaining` (none: the default), may bring.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// When there is no time left, or more is asked for than is given: nothing was done.
     pub fn request(
         &self,
         door: Door,
@@ -473,7 +477,7 @@ impl Node {
     /// The same of a request that came in at `received`.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// As [`Node::request`].
     pub fn request_of(
         &self,
         door: Door,
@@ -481,12 +485,23 @@ impl Node {
         remaining: Option<Duration>,
         trace_id: TraceId,
     ) -> Result<Request, Refusal> {
+        let trace_id = self.inner.traces.of(door, trace_id);
         let remaining = remaining.unwrap_or(self.inner.config.timeout);
         if remaining.is_zero() {
             let message = "the request has no time left: ask with a timeout above zero";
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
-        let remaining = remaining.min(self.inner.config.timeout_max);
+        let max = self.inner.config.timeout_max;
+        // A node whose own bound is higher may pass on what it has taken.
+        if remaining > max && door != Door::Peer {
+            let message = format!(
+                "the request asks for {} ms, at most {} ms are given: ask with a shorter timeout",
+                remaining.as_millis(),
+                max.as_millis()
+            );
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        let remaining = remaining.min(max);
         let request = Request { door, received, deadline: received + remaining, trace_id };
         self.inner.in_time(request)?;
         Ok(request)

@@ -411,7 +411,7 @@ impl PeerService {
 /// # Errors
 /// When it is malformed.
 fn read<M: Message>(frame: &Frame) -> Result<M, Refusal> {
-    M::from_frame(frame).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
+    M::from_frame(frame).map_err(Refusal::from)
 }
 
 impl Service for PeerService {
