@@ -367,13 +367,13 @@ fn a_sync_covers_what_was_complete_when_it_was_called_and_of_the_rest_chance_dec
             let file = io.disk.open(Path::new("/f"), true).await.unwrap();
             file.write_at(0, Bytes::from_static(b"before")).await.unwrap();
             let (bytes, names) = (file.sync_data(), io.disk.sync_dir(Path::new("/")));
-            let (write, made) = (
-                file.write_at(6, Bytes::from_static(b" behind")),
-                io.disk.open(Path::new("/g"), true),
-            );
+            let (write, made) =
+                (file.write_at(6, Bytes::from_static(b" behind")), io.disk.open(Path::new("/g"), true));
             // Both are done well before the syncs, which take 200 µs at least.
             let (write, made, bytes, names) = tokio::join!(write, made, bytes, names);
-            (write.unwrap(), bytes.unwrap(), names.unwrap());
+            for done in [write, bytes, names] {
+                done.unwrap();
+            }
             drop(made.unwrap());
             host.power_loss().await;
             let io = host.boot().0;
