@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -70,7 +70,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     };
     let history = Recorder::new(options.keep_history);
     let partitions = PartitionCount::new(plan.settings.partitions).map_err(|error| error.to_string())?;
-    let watch = Watch::new(partitions, &trace, plan.settings.interval_ms == 0, options.canary);
+    let watch = Watch::new(partitions, &trace, plan.settings.sync_keys(), options.canary);
     let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
     let settings = Settings {
         net: NetTimes {
@@ -164,6 +164,8 @@ const HANDED_OVER_WITHIN: Duration = Duration::from_secs(30);
 const CONVERGED_WITHIN: Duration = Duration::from_secs(20);
 /// Whatever is under way has ended once within this time.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks at whether something is in use.
+const AT_REST_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at whether something has come to rest.
 const LOOK: Duration = Duration::from_millis(250);
 /// Final reads are tried for so long.
@@ -183,16 +185,14 @@ async fn phases(
     let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
     let mut unsettled = Vec::new();
     cluster.start_all();
-    while world.now() < LOAD_AT {
-        nemesis.step(&mut cluster).await;
-    }
+    rest(&world, &mut nemesis, &mut cluster, LOAD_AT - world.now()).await;
     if let Some(started) = on_started {
         started();
     }
 
     // Where nothing answers, an operation takes as long as its timeout: clients need not do all of theirs.
     let deadline = plan.end().max(LOAD_AT + settings.span() * 2) + Duration::from_secs(10);
-    let clients: Vec<Running<()>> = (1..=settings.clients)
+    let clients: Vec<Running<u32>> = (1..=settings.clients)
         .map(|number| {
             let name = client_name(number);
             let (of, settings, history) = (world.clone(), settings.clone(), history.clone());
@@ -202,27 +202,20 @@ async fn phases(
             })
         })
         .collect();
-    let done = Arc::new(Mutex::new(false));
-    let waiting = {
-        let done = done.clone();
-        madsim::task::spawn(async move {
-            join_all(clients.into_iter().map(Running::output)).await;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        })
-    };
-    let is_done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
-    while !nemesis.is_done() || !is_done() {
-        nemesis.step(&mut cluster).await;
-        if nemesis.is_done()
-            && world.now()
-                > deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60)
-        {
+    let mut clients = std::pin::pin!(join_all(clients.into_iter().map(Running::output)));
+    let too_late = deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60);
+    let mut are_done = false;
+    while !nemesis.is_done() || !are_done {
+        nemesis.carry_out(&mut cluster).await;
+        tokio::select! {
+            biased;
+            _ = &mut clients, if !are_done => are_done = true,
+            () = nemesis.woken(&cluster) => {}
+        }
+        if nemesis.is_done() && world.now() > too_late {
             unsettled.push("the clients have not ended in time".to_owned());
             break;
         }
-    }
-    if is_done() {
-        let _ = waiting.await;
     }
 
     nemesis.heal(&mut cluster).await;
@@ -237,10 +230,8 @@ async fn phases(
     }
     // Whatever is to expire has expired before the replicas are compared.
     let expired = Duration::from_millis(settings.ttl_ms.1 + settings.skew_ms_max.unsigned_abs());
-    let quiet = world.now() + QUIET + if settings.mix.ttl > 0 { expired } else { Duration::ZERO };
-    while world.now() < quiet {
-        nemesis.step(&mut cluster).await;
-    }
+    let quiet = QUIET + if settings.mix.ttl > 0 { expired } else { Duration::ZERO };
+    rest(&world, &mut nemesis, &mut cluster, quiet).await;
 
     let by = world.now() + HANDED_OVER_WITHIN;
     while !kept(&cluster).is_empty() && world.now() < by {
@@ -266,11 +257,8 @@ async fn phases(
             let mut session = Session::new(&of, io, start, "reader", &settings, &descriptor, &history);
             session.finals(deadline).await
         });
-        unsettled.extend(reading.output().await.unwrap_or_default());
-        let quiet = world.now() + REPAIRED_WITHIN;
-        while world.now() < quiet {
-            nemesis.step(&mut cluster).await;
-        }
+        unsettled.extend(nemesis.until(&mut cluster, reading.output()).await.unwrap_or_default());
+        rest(&world, &mut nemesis, &mut cluster, REPAIRED_WITHIN).await;
     }
     watch.tick(world.now());
     unsettled.extend(left_over(&world, &mut nemesis, &mut cluster).await);
@@ -281,12 +269,15 @@ async fn phases(
     }
     tally.fault("reconfigure", 0, cluster.changed_starts().into());
     for (name, (fired, effective)) in nemesis.counts() {
-        tally.fault(name, *fired, *effective);
+        tally.fault(name, fired, effective);
     }
     for (name, (fired, effective)) in world.net().counts() {
         tally.fault(name, fired, effective);
     }
     for (_, host) in cluster.hosts() {
+        for (name, (fired, effective)) in host.clock().counts() {
+            tally.fault(name, fired, effective);
+        }
         host.with_disk(|image| {
             for (kind, count) in image.counts().iter() {
                 tally.fault(&format!("disk {kind:?}"), count.fired, count.effective);
@@ -298,10 +289,7 @@ async fn phases(
 
 /// Lets so much time pass.
 async fn rest(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster, time: Duration) {
-    let until = world.now() + time;
-    while world.now() < until {
-        nemesis.step(cluster).await;
-    }
+    nemesis.until(cluster, world.sleep(time)).await;
 }
 
 /// Which keys' primaries hold different records, and which nodes do not know that they have everything, in words.
@@ -366,7 +354,7 @@ async fn left_over(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster) 
     let by = world.now() + AT_REST_WITHIN;
     let mut left = in_use(world, cluster);
     while !left.is_empty() && world.now() < by {
-        nemesis.step(cluster).await;
+        rest(world, nemesis, cluster, AT_REST_LOOK).await;
         let still = in_use(world, cluster);
         left.retain(|what, _| still.contains_key(what));
     }

@@ -284,8 +284,14 @@ impl Connection {
                 Ok(Joined::Waiting) => continue,
                 Err(error) => break Err(error.to_string()),
             };
-            let (service, agreed) = (self.service.clone(), welcome.clone());
-            tokio::spawn(carry_out(service, asked, agreed, outgoing.clone(), self.unread.clone(), permit));
+            let (service, agreed, timer) = (self.service.clone(), welcome.clone(), self.clock.clone());
+            let (outgoing, unread) = (outgoing.clone(), self.unread.clone());
+            tokio::spawn(async move {
+                if let Asked::Request(whole) = &asked {
+                    released(timer.as_ref(), whole.frame.head.kind).await;
+                }
+                carry_out(service, asked, agreed, outgoing, unread, permit).await;
+            });
         };
         drop(outgoing);
         // Let the requests in flight end, so that what was carried out is also answered.
@@ -357,6 +363,17 @@ enum Asked {
     Request(Whole),
     /// A request of which only the head is left.
     NoRoom(FrameHead),
+}
+
+/// Between two looks at whether requests of a kind still have to wait.
+const WITHHELD: Duration = Duration::from_millis(5);
+
+/// Waits while requests of this kind are withheld, which only a simulator does.
+#[allow(unused_variables)] // in production the condition is `false`
+async fn released(clock: &dyn Clock, kind: u16) {
+    while withheld!(kind) {
+        clock.sleep_until(clock.mono() + WITHHELD).await;
+    }
 }
 
 /// When a request for which there was no room may come again.
