@@ -5,6 +5,7 @@
 
 mod batches;
 mod client;
+mod damaged_guests;
 mod guest_repair;
 mod hostile;
 mod layouts;
