@@ -171,7 +171,7 @@ impl Inner {
             match reply {
                 Ok(reply) if reply.votes.is_empty() => {
                     ballot.refused(other, Against::Fence);
-                    highest = highest.max(reply.fences);
+                    highest = highest.join(reply.fences);
                 }
                 Ok(reply) => {
                     self.heard_vote(partition, other, fence);
