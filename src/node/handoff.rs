@@ -34,7 +34,9 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use rand::RngExt;
 
+use super::fences::fences_of;
 use super::{Inner, Node, lock};
+use crate::dynamo::reaping::Fences;
 use crate::net::message::{self as net, HintWhy, HintsFor, HintsReply, Refusal, RefusalCode};
 use crate::storage::{Change, Durability, Entry, Owed, Slot, StorageError, Table};
 use crate::types::{Mono, NodeId};
@@ -166,17 +168,17 @@ impl Inner {
     ///
     /// # Errors
     /// When the target, or the own disk, cannot be used now.
-    async fn hand_over(&self, target: NodeId, slot: Slot) -> Result<u64, String> {
-        let (entry, version_hash) = match self.store.read_with_hash(&slot).await {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(0),
+    pub(super) async fn hand_over(&self, target: NodeId, slot: Slot) -> Result<u64, String> {
+        let (entry, version_hash, state) = match self.store.read_with_state(&slot).await {
+            Ok((Some((entry, version_hash)), state)) => (entry, version_hash, state),
+            Ok((None, _)) => return Ok(0),
             // It stays, and shows as damaged. What it held, the other replicas have, or nobody.
             Err(StorageError::Corrupt(_)) => return Ok(0),
             Err(error) => return Err(error.to_string()),
         };
         let list = self.preference_of(slot.partition);
         if slot.table == Table::Guest && list.is_primary(self.id) {
-            return self.turn_into_data(&slot, &entry, version_hash).await;
+            return self.turn_into_data(&slot, &entry, version_hash, fences_of(&state)).await;
         }
         if !list.is_primary(target) {
             let primaries: Vec<NodeId> = list.primaries().filter(|node| *node != self.id).collect();
@@ -226,12 +228,18 @@ impl Inner {
         retargeted.map(|_| 0).map_err(|error| error.to_string())
     }
 
-    /// This node has become a primary of the key: its guest record becomes data, still owed to whom it was.
-    async fn turn_into_data(&self, guest: &Slot, entry: &Entry, version_hash: u64) -> Result<u64, String> {
+    /// This node has become a primary of the key: its guest record, read under `fences`, becomes data, still owed to whom it was.
+    async fn turn_into_data(
+        &self,
+        guest: &Slot,
+        entry: &Entry,
+        version_hash: u64,
+        fences: Fences,
+    ) -> Result<u64, String> {
         let data = Slot { table: Table::Data, ..guest.clone() };
         let targets: Vec<NodeId> = entry.targets.iter().copied().filter(|node| *node != self.id).collect();
-        // It does not leave the node, so the fence that counts is the one that stands now; what is held here is never older.
-        let fences = self.fences(guest.partition).await.map_err(|error| error.to_string())?;
+        // It does not leave the node, but it is a copy like one that comes from another: since it was read the guest may have been
+        // given up, and the fence raised over it.
         let kept =
             self.store_own(&data, &targets, &entry.copy.record, net::Durability::Sync, fences, None).await;
         kept.map_err(|why| why.into_refusal().message)?;

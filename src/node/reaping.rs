@@ -268,7 +268,8 @@ impl Inner {
         let (fences, raised_at) = self
             .store
             .update_partition(asked.partition, |state| {
-                if state.fence >= asked.fence {
+                // What is being given up is not voted on: the fence shows how far that is.
+                if state.fence >= asked.fence || self.is_stale_at(asked.partition, state.fence) {
                     return (Change::Keep, Err(fences_of(state)));
                 }
                 state.fence = asked.fence;

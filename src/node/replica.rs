@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::fences::{NotKept, fences_of};
+use super::fences::{NotKept, fences_of, outdated};
 use super::metrics::{Door, Look};
 use super::{Inner, Node, lock};
 use crate::dynamo::get::{OwnCopy, ReplicaFailure};
@@ -74,9 +74,7 @@ impl Inner {
     /// Nothing is shown of a partition whose copies are being given up.
     fn not_stale(&self, partition: PartitionId) -> Result<(), StorageError> {
         if self.is_stale(partition) {
-            return Err(StorageError::Corrupt(format!(
-                "{partition} is older than what was agreed to be forgotten"
-            )));
+            return Err(outdated(partition));
         }
         Ok(())
     }
@@ -215,6 +213,9 @@ impl Inner {
         let merge = |entry: &mut Entry, state: &PartitionState| {
             if self.has_moved(slot) || under.is_some_and(|layout| layout != self.layout_ref()) {
                 return (Change::Keep, Err(NotKept::Moved));
+            }
+            if self.is_stale_at(slot.partition, state.fence) {
+                return (Change::Keep, Err(NotKept::Outdated(slot.partition)));
             }
             let own = fences_of(state);
             if own.admit(fences) != Admission::Take && !canary!(FenceIgnored) {
