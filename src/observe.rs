@@ -24,6 +24,7 @@ pub const POINTS: &[&str] = &[
     "copies-given-up",
     "copy-merged",
     "damaged-copy-replaced",
+    "damaged-guest-settled",
     "disk-full",
     "dot-made",
     "exchange-differs",

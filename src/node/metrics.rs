@@ -225,6 +225,8 @@ pub struct Metrics {
     pub guests_delivered: Counter,
     /// Of these, those that changed meanwhile and are handed over once more.
     pub guests_outrun: Counter,
+    /// Guest records that could not be read, let go once every primary had what any of them held.
+    pub guests_lost: Counter,
     /// Times that a round of handing over ended early.
     pub handoff_failures: Counter,
     /// Guest records refused because too many are kept.
@@ -233,6 +235,8 @@ pub struct Metrics {
     pub exchanges: Counter,
     /// Partitions that could not be compared with all.
     pub exchanges_failed: Counter,
+    /// Keys that were found to differ from another primary's.
+    pub exchange_keys: Counter,
     /// Records that this node took over from another primary.
     pub exchange_pulled: Counter,
     /// Records that another primary lacked something of and was given.
@@ -299,12 +303,14 @@ impl Default for Metrics {
             guests_sent: Counter::default(),
             guests_delivered: Counter::default(),
             guests_outrun: Counter::default(),
+            guests_lost: Counter::default(),
             handoff_failures: Counter::default(),
             guests_refused: Counter::default(),
             gossip: Counter::default(),
             stalls: Counter::default(),
             exchanges: Counter::default(),
             exchanges_failed: Counter::default(),
+            exchange_keys: Counter::default(),
             exchange_pulled: Counter::default(),
             exchange_pushed: Counter::default(),
             partitions_refilled: Counter::default(),

@@ -50,6 +50,7 @@ use fences::FenceWatch;
 use handoff::Handoff;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
+use news::News;
 use pace::Pace;
 use reaping::ReapLog;
 use transfer::Epoch;
@@ -58,6 +59,7 @@ mod access;
 mod anti_entropy;
 mod batch;
 pub mod coordinator;
+mod damaged;
 mod drivers;
 mod explain;
 mod fences;
@@ -68,6 +70,7 @@ pub mod layouts;
 mod listing;
 mod look;
 pub mod metrics;
+mod news;
 mod pace;
 mod reaping;
 mod repair;
@@ -102,6 +105,9 @@ pub struct NodeConfig {
     /// Guest records that this node keeps; further ones are refused. The count is one round of handoff old, at the
     /// most. Default 1,000,000.
     pub guests_max: u64,
+    /// What is kept for a node longer than this is told in the log, once, and shows in `ringdove hints`. Nothing is dropped for its
+    /// age. Default 24 h.
+    pub hint_age_warn: Duration,
     /// About once in this time each partition is compared with every other primary's; what that takes comes on top. Default 30 s.
     pub anti_entropy_interval: Duration,
     /// Bytes of records a second that comparing moves, or a scrub reads. Default 16 MiB.
@@ -143,6 +149,7 @@ impl NodeConfig {
             handoff_interval: Duration::from_secs(1),
             handoff_bytes_per_second: 32 * 1024 * 1024,
             guests_max: 1_000_000,
+            hint_age_warn: Duration::from_secs(24 * 3600),
             anti_entropy_interval: Duration::from_secs(30),
             anti_entropy_bytes_per_second: 16 * 1024 * 1024,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
@@ -235,6 +242,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    news: News,
     /// Partitions in which a write found nobody to keep it for a primary: compared before others.
     dirty: Mutex<BTreeSet<PartitionId>>,
     /// Partitions that wait to refill and have been read through.
@@ -338,6 +346,7 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            news: News::default(),
             dirty: Mutex::default(),
             scrubbed: Mutex::default(),
             fence_watch: FenceWatch::default(),
@@ -401,6 +410,7 @@ impl Node {
             _ = &mut served => None,
             never = inner.gossip() => match never {},
             never = inner.hand_off() => match never {},
+            never = inner.scrub_guests() => match never {},
             never = inner.anti_entropy() => match never {},
             never = inner.reap() => match never {},
             never = inner.transfer() => match never {},

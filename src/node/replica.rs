@@ -253,6 +253,9 @@ impl Inner {
             }
         };
         point!("copy-merged");
+        if !targets.is_empty() {
+            self.keeps_for(targets);
+        }
         if ahead {
             self.renew_incarnation().await?;
         }
@@ -276,13 +279,16 @@ impl Inner {
         let noted = self.store.update(slot, Durability::Sync, |entry| {
             // What a round has taken away meanwhile nobody lacks.
             if entry.copy.record.is_empty() {
-                return (Change::Keep, ());
+                return (Change::Keep, false);
             }
             let known = entry.targets.len();
             entry.add_targets(&[target]);
-            (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
+            (if entry.targets.len() == known { Change::Keep } else { Change::Write }, true)
         });
-        noted.await.map(|_| ())
+        if noted.await?.0 {
+            self.keeps_for(&[target]);
+        }
+        Ok(())
     }
 }
 
