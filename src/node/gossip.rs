@@ -10,6 +10,7 @@
 //! A node that wakes from a pause first takes what has come in before it accuses anybody: the detector notices the gap by
 //! the lateness of this task.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -137,6 +138,7 @@ impl Inner {
         let interval = self.config.detector.interval;
         // Who has just started says so at once, and to many: others take it for down and could need it.
         let mut is_first = true;
+        let mut told = BTreeMap::new();
         loop {
             let pause = if is_first { 0.0..0.05 } else { 0.8..1.2 };
             let pause = interval.mul_f64(lock(&self.rng).random_range(pause));
@@ -160,6 +162,7 @@ impl Inner {
                     tracing::warn!(node = %self.id, "this node was stalled: it accuses nobody for a while");
                 }
             }
+            self.tell_views(now, &mut told);
             let heard = {
                 let mut membership = lock(&self.membership);
                 membership.set_members(others.iter().copied());
@@ -180,6 +183,26 @@ impl Inner {
                         self.hear(&newer);
                     }
                 });
+            }
+        }
+    }
+
+    /// Tells in the log who is taken for something else than at the last look. Once an interval at the most, and damping makes that seldom.
+    fn tell_views(&self, now: Mono, told: &mut BTreeMap<NodeId, View>) {
+        let detector = lock(&self.detector);
+        for (peer, view) in detector.views(now) {
+            let before = told.insert(peer, view).unwrap_or(View::Up);
+            if before == view {
+                continue;
+            }
+            let phi = detector.phi(now, peer);
+            let heard_ms = detector.last_heard(peer).map(|heard| now.since(heard).as_millis());
+            match view {
+                View::Up => tracing::info!(%peer, "a peer is up again"),
+                View::Damped => {
+                    tracing::info!(%peer, "a peer is heard again; it was down so often that it is left out for a while")
+                }
+                View::Down(why) => tracing::warn!(%peer, ?why, phi, heard_ms, "a peer is taken for down"),
             }
         }
     }

@@ -105,6 +105,7 @@ impl Inner {
             if self.store.reapable_len() == 0 {
                 continue;
             }
+            let (rounds, agreed) = (self.metrics.reap_rounds.get(), self.metrics.reap_agreed.get());
             for partition in self.descriptor.partitions.partitions() {
                 if !self.leads(partition) {
                     continue;
@@ -113,6 +114,11 @@ impl Inner {
                     self.metrics.reap_failures.one();
                     tracing::debug!(%partition, %why, "a round of reaping ended early");
                 }
+            }
+            let keys = self.metrics.reap_agreed.get() - agreed;
+            if keys > 0 {
+                let rounds = self.metrics.reap_rounds.get() - rounds;
+                tracing::info!(rounds, keys, "all members agreed to forget something of these keys");
             }
         }
     }
