@@ -174,11 +174,16 @@ impl Inner {
                 let slot =
                     Slot { table: Table::Guest, partition, namespace: found.namespace, key: found.key };
                 self.metrics.scrubbed.one();
-                if let Err(StorageError::Corrupt(_)) = self.store.verify(&slot).await {
-                    self.note_damaged(&slot);
-                    if let Err(why) = self.settle_guest(&slot).await {
-                        tracing::debug!(key = %slot.key, %why, "a damaged guest stays");
+                match self.store.verify(&slot).await {
+                    Ok(()) => self.note_sound(&slot),
+                    Err(StorageError::Corrupt(_)) => {
+                        self.note_damaged(&slot);
+                        if let Err(why) = self.settle_guest(&slot).await {
+                            tracing::debug!(key = %slot.key, %why, "a damaged guest stays");
+                        }
                     }
+                    // The disk fails: the node stops for that.
+                    Err(_) => return,
                 }
                 self.keep_pace(&mut budget, found.bytes as u64).await;
             }

@@ -236,7 +236,9 @@ impl Inner {
             // so its actor has ended.
             Err(StorageError::Corrupt(_)) => {
                 point!("damaged-copy-replaced");
-                self.store.replace_damaged(slot, merge).await?
+                let replaced = self.store.replace_damaged(slot, merge).await?;
+                self.note_sound(slot);
+                replaced
             }
             updated => updated?,
         };
