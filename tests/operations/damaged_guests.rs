@@ -66,11 +66,11 @@ impl Rotten {
     async fn flip(&self, value: &[u8]) {
         let (disk, dir) = (&self.cluster.disks[self.keeper], Path::new("/data"));
         let mut flipped = 0;
-        for name in disk.list(dir).await.unwrap().into_iter().filter(|name| name.ends_with(".log")) {
+        for name in disk.list(dir).await.unwrap() {
             let file = disk.open(&dir.join(name), false).await.unwrap();
             let len = usize::try_from(file.size().await.unwrap()).unwrap();
             let bytes = file.read_at(0, len).await.unwrap();
-            for at in (0..len.saturating_sub(value.len())).filter(|at| bytes[*at..].starts_with(value)) {
+            for at in (0..len).filter(|at| bytes[*at..].starts_with(value)) {
                 file.write_at(at as u64, vec![bytes[at] ^ 4].into()).await.unwrap();
                 flipped += 1;
             }

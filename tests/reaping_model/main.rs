@@ -37,13 +37,14 @@ fn runs() -> u64 {
     }
 }
 
-fn draw(rng: &mut ChaCha8Rng) -> Event {
+/// `stepwise`: copies are given up step by step, and primaries have guests, which hold rounds up.
+fn draw(rng: &mut ChaCha8Rng, stepwise: bool) -> Event {
     let node = rng.random_range(0..NODES);
     let other = (node + rng.random_range(1..NODES)) % NODES;
     let primary = rng.random_range(0..PRIMARIES);
     // Two leaders at once refuse each other, so one of them leads most rounds.
     let leader = if rng.random_bool(0.8) { 0 } else { primary };
-    match rng.random_range(0..132) {
+    match rng.random_range(0..if stepwise { 132 } else { 115 }) {
         115..=118 => Event::Slowly { node },
         119..=122 => Event::GoOn { node },
         123..=125 => Event::Keep { from: other, to: primary },
@@ -81,8 +82,9 @@ fn run(seed: u64, rules: Rules, reaped: &mut u64) -> Result<(), String> {
         let lines: Vec<String> = events.iter().map(|event| format!("  {event:?}")).collect();
         format!("seed {seed}: {why}, after\n{}", lines.join("\n"))
     };
+    let stepwise = rng.random_bool(0.3);
     for _ in 0..rng.random_range(40..160) {
-        let event = draw(&mut rng);
+        let event = draw(&mut rng, stepwise);
         if world.apply(event) {
             events.push(event);
         }
