@@ -200,7 +200,7 @@ impl Inner {
             match view {
                 View::Up => tracing::info!(%peer, "a peer is up again"),
                 View::Damped => {
-                    tracing::info!(%peer, "a peer is heard again; it was down so often that it is left out for a while")
+                    tracing::info!(%peer, "a peer is heard again; it was down so often that it is left out for a while");
                 }
                 View::Down(why) => tracing::warn!(%peer, ?why, phi, heard_ms, "a peer is taken for down"),
             }

@@ -330,7 +330,7 @@ impl Inner {
             Err(StorageError::Corrupt(_)) => {
                 self.note_damaged(&slot);
                 if slot.table == Table::Guest {
-                    return self.settle_guest(&slot).await.or_else(|why| {
+                    return Box::pin(self.settle_guest(&slot)).await.or_else(|why| {
                         tracing::debug!(key = %slot.key, %why, "a damaged guest stays");
                         Ok(0)
                     });

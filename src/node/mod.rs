@@ -409,8 +409,8 @@ impl Node {
             }
             _ = &mut served => None,
             never = inner.gossip() => match never {},
-            never = inner.hand_off() => match never {},
-            never = inner.scrub_guests() => match never {},
+            never = Box::pin(inner.hand_off()) => match never {},
+            never = Box::pin(inner.scrub_guests()) => match never {},
             never = inner.anti_entropy() => match never {},
             never = inner.reap() => match never {},
             never = inner.transfer() => match never {},
