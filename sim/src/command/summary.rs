@@ -14,6 +14,7 @@ pub(crate) const ELSEWHERE: [&str; 12] = [
     "point copies-given-up",
     "a read answered by fewer primaries than asked",
     "point damaged-copy-replaced",
+    "point damaged-guest-settled",
     "point incarnation-renewed",
     "point guest-turned-data",
     "disk BitFlip",
