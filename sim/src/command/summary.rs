@@ -10,7 +10,7 @@ use sim::settings::RunSettings;
 const PENDING: &str = "nothing";
 
 /// Probes and faults that only another scenario can bring about: that they did nothing fails no sweep.
-pub(crate) const ELSEWHERE: [&str; 12] = [
+pub(crate) const ELSEWHERE: [&str; 13] = [
     "point copies-given-up",
     "a read answered by fewer primaries than asked",
     "point damaged-copy-replaced",

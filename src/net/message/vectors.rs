@@ -348,7 +348,8 @@ fn more_of_clients(checked: &mut Checked, version: Version, dot: Dot) {
         why,
     };
     let targets = vec![kept(2, HintWhy::Down), kept(3, HintWhy::Failed("no answer".to_owned()))];
-    checked.check("hints reply, version 2", &HintsReply { targets, guests_max: 1_000_000 }, answer(2));
+    let hints = HintsReply { targets, guests_max: 1_000_000, age_warn_ms: 86_400_000 };
+    checked.check("hints reply, version 2", &hints, answer(2));
     checked.check("reaping, version 2", &Reaping, head(2));
     let against = vec![(NodeId(2), Against::Silent, 4), (NodeId(3), Against::Key(KeyVote::TooSoon), 1)];
     let partition = crate::types::PartitionId(9);
