@@ -5,10 +5,11 @@
 //!             ── fact!(Acked { … }) ──────────▶ Observer::fact      something that must hold from here on
 //!             ── buggify!("hedge-early") ◀───── Observer::buggify   whether to take a way that is allowed and seldom taken
 //!             ── canary!(AckBeforeSync) ◀────── Observer::canary    whether a known mistake shall be made here
+//!             ── withheld!(kind) ◀───────────── Observer::withheld  whether requests of this kind have to wait
 //! ```
 //!
 //! In production all of them are nothing: the macros expand to no code, their arguments are not evaluated, and
-//! `buggify!` and `canary!` are the constant `false`. (Buggification: FoundationDB, SIGMOD 2021, section 4.)
+//! `buggify!`, `canary!` and `withheld!` are the constant `false`. (Buggification: FoundationDB, SIGMOD 2021, section 4.)
 //! The `cfg` that chooses stands here and nowhere else.
 //!
 //! The observer belongs to the thread, because a simulated run has one thread of its own. It must not call back into
@@ -24,6 +25,7 @@ pub const POINTS: &[&str] = &[
     "copies-given-up",
     "copy-merged",
     "damaged-copy-replaced",
+    "damaged-guest-settled",
     "disk-full",
     "dot-made",
     "exchange-differs",
@@ -222,6 +224,9 @@ pub trait Observer {
     fn buggify(&self, site: &'static str) -> bool;
     /// Whether to make this mistake.
     fn canary(&self, canary: Canary) -> bool;
+    /// Whether requests of this kind, which have arrived whole, wait on before they are looked at: as where the threads for
+    /// one class of them hang, and those for another go on (Huang and others, "Gray Failure", HotOS 2017).
+    fn withheld(&self, kind: u16) -> bool;
 }
 
 #[cfg(madsim)]
@@ -268,10 +273,15 @@ mod watched {
     pub fn canary(canary: Canary) -> bool {
         observer().is_some_and(|observer| observer.canary(canary))
     }
+
+    #[doc(hidden)]
+    pub fn withheld(kind: u16) -> bool {
+        observer().is_some_and(|observer| observer.withheld(kind))
+    }
 }
 
 #[cfg(madsim)]
-pub use watched::{buggify, canary, fact, install, point};
+pub use watched::{buggify, canary, fact, install, point, withheld};
 
 /// Names a place in node code.
 #[cfg(madsim)]
@@ -334,6 +344,22 @@ macro_rules! canary {
 #[cfg(not(madsim))]
 macro_rules! canary {
     ($canary:ident) => {
+        false
+    };
+}
+
+/// Whether requests of this kind have to wait.
+#[cfg(madsim)]
+macro_rules! withheld {
+    ($kind:expr) => {
+        $crate::observe::withheld($kind)
+    };
+}
+
+/// Whether requests of this kind have to wait.
+#[cfg(not(madsim))]
+macro_rules! withheld {
+    ($kind:expr) => {
         false
     };
 }

@@ -7,7 +7,7 @@ use crate::io::{BoxFuture, Listener};
 use crate::net::envelope::Frame;
 use crate::net::message::{
     ChangeMembers, Explain, Get, GetLayout, Hello, Hints, Message, MultiGet, MultiPut, Ping, Pong, Put,
-    Reaping, Refusal, RefusalCode, Repair, Scan, Status, Trees, Welcome, is_spoken,
+    Reaping, Refusal, Repair, Scan, Status, Trees, Welcome, is_spoken,
 };
 use crate::net::serve::{Service, answer, refuse, serve, unknown_operation};
 use crate::node::Node;
@@ -65,7 +65,7 @@ impl ClientService {
 /// # Errors
 /// When it is malformed.
 fn read<M: Message>(frame: &Frame) -> Result<M, Refusal> {
-    M::from_frame(frame).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
+    M::from_frame(frame).map_err(Refusal::from)
 }
 
 impl Service for ClientService {

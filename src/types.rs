@@ -177,7 +177,7 @@ impl fmt::Display for ClusterId {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
-/// Follows one client request through all nodes; zero when the client gave none.
+/// Follows one client request through all nodes. Zero: none yet; the client library or the first node mints one.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TraceId(pub [u8; 16]);
 

@@ -8,6 +8,7 @@
 use ringdove::io::fault_disk::FaultKind;
 use ringdove::observe::{POINTS, SITES};
 
+use crate::plan::names;
 use crate::probes::PROBES;
 use crate::report::Tally;
 use crate::scenario::Scenario::{
@@ -164,8 +165,9 @@ const CHECKS: &[(&str, &[Capability], &[Scenario])] = &[
 const NOT_IN_SWARM: &[(&str, &[Scenario])] = &[
     ("point copies-given-up", &[Destroy, Backup]),
     ("point damaged-copy-replaced", &[Destroy]),
-    ("a damaged directory was given up and the member replaced", &[Destroy]),
-    // Only a second process under a node's id gets ahead of it: tests/operations starts one, the simulator does not.
+    ("a damaged directory was given up and the member replaced", &[]),
+    ("point damaged-guest-settled", &[]),
+    // Only a second process under a node's id gets ahead of it, and the simulator starts none.
     ("point incarnation-renewed", &[]),
     ("messages over madsim's network", &[Tcp]),
 ];
@@ -236,9 +238,14 @@ pub fn rows() -> Vec<Row> {
         .chain(["messages over madsim's network".to_owned()])
         .chain(POINTS.iter().map(|point| format!("point {point}")))
         .chain(SITES.iter().map(|site| format!("site {site}")));
+    // What the swarm's seeds draw under other names: demanded of the swarm.
+    let named = |name: &String| FAULTS.iter().any(|(of, ..)| of == name) || name.starts_with("disk ");
+    let others = names(Swarm).into_iter().filter(|name| !named(name));
+    let others = others.map(|name| Row { sort: Sort::Fault, name, needs: &[], demanded: SIM_NET });
     FAULTS
         .iter()
         .map(of(Sort::Fault))
+        .chain(others)
         .chain(disks)
         .chain(CHECKS.iter().map(of(Sort::Check)))
         .chain(probes.map(probe))

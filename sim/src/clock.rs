@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ringdove::io::{BoxFuture, Clock};
 
+use crate::net::fault::{Counts, effective, fired};
+use crate::plan::Why;
 use crate::timers::Timers;
 use crate::world::Life;
 
@@ -25,6 +27,10 @@ struct State {
     /// Where the present drift began: simulated time, and this host's count at that moment.
     since: Duration,
     counted: Duration,
+    /// The names of what is wrong with each clock and was not read yet.
+    skew_unread: Vec<&'static str>,
+    drift_unread: Vec<&'static str>,
+    counts: Counts,
 }
 
 /// What is wrong with one host's clocks. Clones share it.
@@ -45,7 +51,31 @@ impl ClockFaults {
 
     /// The wall clock shows this much more (or less) than the simulated date, from now on.
     pub fn set_wall_skew_ms(&self, skew_ms: i64) {
-        self.lock().skew_ms = skew_ms;
+        self.skew_as(skew_ms, None);
+    }
+
+    /// The same, counted also under the name of what it is a part of: as effective when the clock is read.
+    pub fn skew_as(&self, skew_ms: i64, why: Option<Why>) {
+        let state = &mut *self.lock();
+        state.skew_ms = skew_ms;
+        state.skew_unread = names("wall-skew", skew_ms != 0, why);
+        state.skew_unread.iter().for_each(|name| fired(&mut state.counts, name));
+    }
+
+    /// The same of [`ClockFaults::set_mono_drift_ppm`].
+    ///
+    /// # Panics
+    /// As that.
+    pub fn drift_as(&self, drift_ppm: i32, why: Option<Why>) {
+        self.set_mono_drift_ppm(drift_ppm);
+        let state = &mut *self.lock();
+        state.drift_unread = names("mono-drift", drift_ppm != 0, why);
+        state.drift_unread.iter().for_each(|name| fired(&mut state.counts, name));
+    }
+
+    /// How often each fault was set, and read.
+    pub fn counts(&self) -> Counts {
+        self.lock().counts.clone()
     }
 
     /// `mono` runs fast (or slow) by this many parts per million, from now on.
@@ -61,6 +91,13 @@ impl ClockFaults {
         state.drift_ppm = drift_ppm;
     }
 
+    fn mono_is_read(&self) {
+        let state = &mut *self.lock();
+        for name in std::mem::take(&mut state.drift_unread) {
+            effective(&mut state.counts, name);
+        }
+    }
+
     /// The host's oscillator: its count since the start of the run, over all lives.
     fn counted(&self) -> Duration {
         let state = self.lock();
@@ -73,6 +110,11 @@ impl ClockFaults {
         let rate = MILLION + i128::from(self.lock().drift_ppm);
         scale(ahead, MILLION, rate) + Duration::from_nanos(1)
     }
+}
+
+/// What a fault of a clock is counted as; nothing when it is none.
+fn names(name: &'static str, is_one: bool, why: Option<Why>) -> Vec<&'static str> {
+    [name].into_iter().chain(why.map(Why::name)).filter(|_| is_one).collect()
 }
 
 /// `time` × `times` / `over`, in nanoseconds; no longer than some 580 years.
@@ -98,11 +140,18 @@ impl SimClock {
 
 impl Clock for SimClock {
     fn mono(&self) -> Duration {
+        self.faults.mono_is_read();
         self.faults.counted() - self.origin
     }
 
     fn wall(&self) -> Duration {
-        let skew_ms = self.faults.lock().skew_ms;
+        let skew_ms = {
+            let state = &mut *self.faults.lock();
+            for name in std::mem::take(&mut state.skew_unread) {
+                effective(&mut state.counts, name);
+            }
+            state.skew_ms
+        };
         let skew = Duration::from_millis(skew_ms.unsigned_abs());
         let date = EPOCH + self.faults.timers.now();
         if skew_ms < 0 { date.saturating_sub(skew) } else { date + skew }

@@ -25,11 +25,13 @@ use ringdove::types::{Incarnation, NodeId};
 use crate::holdings::DIR;
 use crate::plan::node_name;
 use crate::seed;
-use crate::settings::{RunSettings, StoreSettings};
+use crate::settings::{NodeSettings, RunSettings};
 use crate::world::{Host, Start, World};
 
 /// How long the operator waits before he starts a node that ended by itself.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
+/// Starts in a row that end because the disk cannot be read, after which it is given up.
+const UNREAD_MAX: u32 = 10;
 
 /// The client port of a node.
 pub fn client_addr(node: NodeId) -> String {
@@ -55,12 +57,14 @@ struct Seat {
     /// When it was first seen to have ended although it is wanted.
     ended_at: Option<Duration>,
     /// What was changed of its settings, and whether no start has gone by that yet.
-    store: StoreSettings,
+    store: NodeSettings,
     changed: bool,
     /// It has held data before, and its directory is lost.
     lost: bool,
     /// Why its directory cannot be used, where the last start ended so.
     damaged: Arc<Mutex<Option<String>>>,
+    /// Starts in a row that ended because something could not be read, and what.
+    unread: Arc<Mutex<(u32, String)>>,
     /// The node that runs, for stopping it.
     node: Arc<Mutex<Option<Node>>>,
     starts: u32,
@@ -98,10 +102,11 @@ impl Cluster {
                     host,
                     wanted: false,
                     ended_at: None,
-                    store: StoreSettings::default(),
+                    store: NodeSettings::default(),
                     changed: false,
                     lost: false,
                     damaged: Arc::default(),
+                    unread: Arc::default(),
                     node,
                     starts: 0,
                 },
@@ -180,6 +185,7 @@ impl Cluster {
 
     /// Starts a node, unless it runs.
     pub fn start(&mut self, name: &str) {
+        self.look_at_layouts();
         let Some(seat) = self.seats.get_mut(name) else { return };
         seat.wanted = true;
         seat.ended_at = None;
@@ -198,7 +204,7 @@ impl Cluster {
         let mut config = self.config.clone();
         change(&mut config, &seat.store);
         self.changed_starts += u32::from(std::mem::take(&mut seat.changed));
-        let damaged = seat.damaged.clone();
+        let (damaged, unread) = (seat.damaged.clone(), seat.unread.clone());
         let _ = seat.host.start(move |io, start| async move {
             let ended = run_node(io, start, meta, config, slot, lost).await;
             if let Err(NodeError::Storage(
@@ -207,6 +213,12 @@ impl Cluster {
             {
                 *damaged.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
             }
+            let mut unread = unread.lock().unwrap_or_else(PoisonError::into_inner);
+            *unread = match &ended {
+                Err(NodeError::Storage(error @ StorageError::Io { .. })) => (unread.0 + 1, error.to_string()),
+                _ => (0, String::new()),
+            };
+            drop(unread);
             ended
         });
     }
@@ -215,6 +227,7 @@ impl Cluster {
     pub fn replace(&mut self, name: &str) {
         if let Some(seat) = self.seats.get_mut(name) {
             seat.lost = true;
+            *seat.unread.lock().unwrap_or_else(PoisonError::into_inner) = (0, String::new());
         }
     }
 
@@ -223,6 +236,16 @@ impl Cluster {
         let take = |seat: &Seat| seat.damaged.lock().unwrap_or_else(PoisonError::into_inner).take();
         let stopped = self.seats.iter().filter(|(_, seat)| !seat.host.is_running());
         stopped.filter_map(|(name, seat)| Some((name.clone(), take(seat)?))).collect()
+    }
+
+    /// The nodes whose disks could not be read in many starts in a row, and why.
+    pub fn unreadable_disks(&self) -> Vec<(String, String)> {
+        let why = |seat: &Seat| {
+            let (starts, why) = &*seat.unread.lock().unwrap_or_else(PoisonError::into_inner);
+            (*starts >= UNREAD_MAX).then(|| why.clone())
+        };
+        let stopped = self.seats.iter().filter(|(_, seat)| !seat.host.is_running());
+        stopped.filter_map(|(name, seat)| Some((name.clone(), why(seat)?))).collect()
     }
 
     /// Starts all nodes.
@@ -270,8 +293,13 @@ impl Cluster {
         missing
     }
 
+    /// When the next node is started again that has ended by itself.
+    pub fn next_restart(&self) -> Option<Duration> {
+        self.seats.values().filter_map(|seat| Some(seat.ended_at? + RESTART_AFTER)).min()
+    }
+
     /// From its next start on a node goes by these.
-    pub fn reconfigure(&mut self, name: &str, store: StoreSettings) {
+    pub fn reconfigure(&mut self, name: &str, store: NodeSettings) {
         if let Some(seat) = self.seats.get_mut(name) {
             seat.changed |= seat.store != store;
             seat.store = store;
@@ -320,7 +348,14 @@ fn config(settings: &RunSettings) -> NodeConfig {
 }
 
 /// Sets what an operator has set.
-fn change(config: &mut NodeConfig, store: &StoreSettings) {
+fn change(config: &mut NodeConfig, store: &NodeSettings) {
+    let set = |to: &mut Duration, ms: Option<u64>| *to = ms.map_or(*to, Duration::from_millis);
+    set(&mut config.hint_after, store.hint_after_ms);
+    set(&mut config.anti_entropy_interval, store.anti_entropy_ms);
+    set(&mut config.handoff_interval, store.handoff_ms);
+    if let Some(tenths) = store.phi_tenths {
+        config.detector.threshold = f64::from(tenths) / 10.0;
+    }
     let to = &mut config.store;
     to.segment_bytes = store.segment_bytes.unwrap_or(to.segment_bytes);
     to.snapshot_bytes_min = store.snapshot_bytes_min.unwrap_or(to.snapshot_bytes_min);

@@ -4,8 +4,8 @@
 //!
 //! An operation starts when the method is called, not when its future is polled, and takes a small random time
 //! of its own; it is carried out at the end of that time, also when the asker has gone, as the real disk's
-//! threads do. So two operations in flight at once may be carried out in either order, and a sync covers the
-//! writes that were *complete* when it was called, no others for certain.
+//! threads do. So two operations in flight at once may be carried out in either order. A sync makes durable what was *complete*
+//! when it was called. What came while it was under way stays unsynced: a power loss keeps it or loses it, by chance.
 //!
 //! When a life ends, operations in flight are not carried out, and a handle of it answers `BrokenPipe` for ever.
 //! A stalled operation waits at the end of its time, in order, and is carried out when its path is released.
@@ -304,8 +304,9 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> BoxFuture<'static, io::Result<()>> {
         let (owned, drive) = (dir.to_owned(), self.drive.clone());
+        let called = drive.image().so_far();
         self.run(self.drive.times.sync, "disk-sync-dir", dir, String::new(), None, move |image| {
-            image.sync_dir(&owned)?;
+            image.sync_dir_of(&owned, called)?;
             drive.changed(DiskChange::DirSynced(&owned), image);
             Ok(())
         })
@@ -413,8 +414,9 @@ impl File for SimFile {
 
     fn sync_data(&self) -> BoxFuture<'static, io::Result<()>> {
         let (drive, path) = (self.0.disk.drive.clone(), self.path());
+        let called = drive.image().so_far();
         self.run(drive.times.sync, "disk-sync", String::new(), move |image, id| {
-            image.sync_data(id)?;
+            image.sync_data_of(id, called)?;
             drive.changed(DiskChange::Synced(&path), image);
             Ok(())
         })

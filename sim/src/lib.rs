@@ -38,6 +38,8 @@ pub mod cluster;
 #[cfg(madsim)]
 pub mod disk;
 #[cfg(madsim)]
+mod gray;
+#[cfg(madsim)]
 pub mod history;
 #[cfg(madsim)]
 pub mod holdings;

@@ -1,28 +1,31 @@
-//! Carries a fault plan out: one task, which sleeps to the next entry and, in short steps, tends the nodes.
+//! Carries a fault plan out: one task, which sleeps to the next entry, to the next node that is to be started, or to the next look of
+//! the invariants, whichever comes first.
 //!
 //! Everything that it does stands in the trace and, where it may have cost somebody what was acknowledged, in the history.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jepsen_like_checks::value::Value;
-use ringdove::io::fault_disk::{Fault, Image};
+use ringdove::io::fault_disk::{Fault, FaultKind, Image, Rates};
 
 use crate::budget::Budget;
 use crate::cluster::Cluster;
 use crate::history::{Recorder, remark};
 use crate::invariants::Watch;
-use crate::net::fault::{Counts, NetFault};
-use crate::plan::{Action, DiskFault, Entry};
+use crate::net::fault::{Counts, Lasting, NetFault, effective};
+use crate::plan::{Action, DiskFault, Entry, Why};
+use crate::seed;
 use crate::world::{Host, World};
 
 mod burst;
 mod destroy;
 mod members;
 
-/// How often the operator looks at his nodes, and the invariants at the disks.
-const STEP: Duration = Duration::from_millis(100);
+use destroy::no_more;
+
 /// How often the invariants look that are judged from time to time.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -46,6 +49,14 @@ pub struct Nemesis {
     bursts: Vec<Host>,
     burst_clients: u32,
     operators: u32,
+    /// What bursts have done; their clients write it down.
+    of_bursts: Arc<Mutex<Counts>>,
+    /// Disks that are misread by chance, and how many faults had been seen on them when that began.
+    misread: BTreeMap<String, u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Nemesis {
@@ -77,12 +88,18 @@ impl Nemesis {
             bursts: Vec::new(),
             burst_clients: 0,
             operators: 0,
+            of_bursts: Arc::default(),
+            misread: BTreeMap::new(),
         }
     }
 
-    /// What was done to hosts and clocks, and how often it did something.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
+    /// What was done to hosts, and how often it did something.
+    pub fn counts(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        for (name, (_, effective)) in &*lock(&self.of_bursts) {
+            counts.entry(name).or_default().1 += effective;
+        }
+        counts
     }
 
     /// Whether no entries are left and no client that came in a burst.
@@ -90,23 +107,59 @@ impl Nemesis {
         self.next.is_none() && !self.bursts.iter().any(Host::is_running)
     }
 
-    /// Goes on until the next step: carries out what is due, tends the nodes, waits a little.
+    /// Carries out what is due, and waits for what comes next.
     pub async fn step(&mut self, cluster: &mut Cluster) {
+        self.carry_out(cluster).await;
+        self.woken(cluster).await;
+    }
+
+    /// Goes on until `done` is, and gives what it gives.
+    pub async fn until<T>(&mut self, cluster: &mut Cluster, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            self.carry_out(cluster).await;
+            tokio::select! {
+                biased;
+                value = &mut done => return value,
+                () = self.woken(cluster) => {}
+            }
+        }
+    }
+
+    /// Carries out what is due.
+    pub async fn carry_out(&mut self, cluster: &mut Cluster) {
         for id in self.world.trace().due() {
-            let action = self.at_events[id].action.clone();
-            self.act(action, cluster).await;
+            let Entry { action, why, .. } = self.at_events[id].clone();
+            self.act(action, why, cluster).await;
         }
         while let Some(entry) = self.next.take_if(|entry| at(entry) <= self.world.now()) {
             self.next = self.entries.next();
-            self.act(entry.action, cluster).await;
+            self.act(entry.action, entry.why, cluster).await;
         }
         let now = self.world.now();
         let (due, later) = std::mem::take(&mut self.back).into_iter().partition(|(at, _)| *at <= now);
         self.back = later;
         let due: Vec<(Duration, String)> = due;
         for (_, node) in due {
-            self.act(Action::Start { node }, cluster).await;
+            self.act(Action::Start { node }, None, cluster).await;
         }
+        self.tend(cluster);
+    }
+
+    /// Waits until something is due.
+    pub async fn woken(&self, cluster: &Cluster) {
+        let moments = self.back.iter().map(|(at, _)| *at).chain(self.next.as_ref().map(at));
+        let wake = moments.fold(self.tend_at(cluster), Duration::min);
+        tokio::select! {
+            biased;
+            () = self.world.trace().struck() => {}
+            () = self.world.ended() => {}
+            () = self.world.timers().sleep_until(wake) => {}
+        }
+    }
+
+    /// The operator looks after his nodes, and once a second the invariants at the disks.
+    fn tend(&mut self, cluster: &mut Cluster) {
         cluster.tend();
         self.watch.members(|host| cluster.is_member(host));
         self.replace_damaged(cluster);
@@ -117,12 +170,32 @@ impl Nemesis {
             // Two runs that differ in a draw of the executor's generator differ here within a second.
             self.world.record("sim", "draw", madsim::rand::random::<u64>());
         }
-        let moments = self.back.iter().map(|(at, _)| *at).chain(self.next.as_ref().map(at));
-        let wake = moments.fold(now + STEP, Duration::min);
-        tokio::select! {
-            biased;
-            () = self.world.trace().struck() => {}
-            () = self.world.timers().sleep_until(wake) => {}
+    }
+
+    /// When that is due again, unless a node ends before.
+    fn tend_at(&self, cluster: &Cluster) -> Duration {
+        cluster.next_restart().into_iter().fold(self.looked + LOOK, Duration::min)
+    }
+
+    /// Only that, and no entry of the plan, until `done` is.
+    async fn tend_until<T>(&mut self, cluster: &mut Cluster, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            self.tend(cluster);
+            let tend_at = self.tend_at(cluster);
+            tokio::select! {
+                biased;
+                value = &mut done => return value,
+                () = self.world.ended() => {}
+                () = self.world.timers().sleep_until(tend_at) => {}
+            }
+        }
+    }
+
+    /// A host loses its power: what it had in memory or unsynced may be gone.
+    fn lost_with_the_power(&self, node: &str, host: &Host) {
+        if host.is_running() || host.with_disk(|image| image.unsynced()) > 0 {
+            self.lost(node);
         }
     }
 
@@ -135,12 +208,16 @@ impl Nemesis {
         self.history.push(self.world.now(), remark("lost", value));
     }
 
-    /// Carries one action out.
-    pub async fn act(&mut self, action: Action, cluster: &mut Cluster) {
+    /// Carries one action out, which is a part of something that is counted too.
+    pub async fn act(&mut self, action: Action, why: Option<Why>, cluster: &mut Cluster) {
         if let Some((name, does)) = self.does_something(&action, cluster) {
-            let (fired, effective) = self.counts.entry(name).or_default();
-            *fired += 1;
-            *effective += u64::from(does);
+            // The network and the clocks count what they know better.
+            let of_others = matches!(action, Action::WallSkew { .. } | Action::MonoDrift { .. });
+            for name in [name].into_iter().chain(why.map(Why::name)).filter(|_| !of_others) {
+                let (fired, effective) = self.counts.entry(name).or_default();
+                *fired += 1;
+                *effective += u64::from(does);
+            }
         }
         self.world.record("nemesis", action.name(), format_args!("{action:?}"));
         match action {
@@ -151,8 +228,8 @@ impl Nemesis {
                     }
                 }
                 cluster.down(&node);
-                self.lost(&node);
                 if let Some(host) = cluster.host(&node).cloned() {
+                    self.lost_with_the_power(&node, &host);
                     host.power_loss().await;
                 }
                 if let Some(after) = back_after_ms {
@@ -162,16 +239,19 @@ impl Nemesis {
             Action::PowerLossOfAll => {
                 let hosts: Vec<(String, Host)> =
                     cluster.hosts().map(|(name, host)| (name.to_owned(), host.clone())).collect();
-                for (name, _) in &hosts {
+                for (name, host) in &hosts {
                     cluster.down(name);
-                    self.lost(name);
+                    self.lost_with_the_power(name, host);
                 }
                 Host::power_loss_of(hosts.iter().map(|(_, host)| host)).await;
             }
             Action::Kill { node } => {
                 cluster.down(&node);
-                self.lost(&node);
                 if let Some(host) = cluster.host(&node).cloned() {
+                    // The page cache stands. A write of an interval may have been in the process's memory alone.
+                    if host.is_running() && cluster.settings().interval_ms > 0 {
+                        self.lost(&node);
+                    }
                     host.kill().await;
                 }
             }
@@ -187,7 +267,17 @@ impl Nemesis {
                     host.resume();
                 }
             }
-            Action::Net { fault } => self.net(&fault),
+            Action::Gray { node, waits } => {
+                if let Some(host) = cluster.host(&node) {
+                    host.begin_gray(waits);
+                }
+            }
+            Action::GrayEnd { node } => {
+                if let Some((waits, true)) = cluster.host(&node).and_then(Host::end_gray) {
+                    effective(&mut self.counts, Action::Gray { node, waits }.name());
+                }
+            }
+            Action::Net { fault } => self.net(&fault, why),
             Action::Weather { weather } => {
                 if let Some(tcp) = self.world.tcp() {
                     tcp.set_weather(weather);
@@ -199,6 +289,13 @@ impl Nemesis {
                     if matches!(fault, DiskFault::SyncError { .. }) {
                         // The node will stop, and what it had not synced is gone with it.
                         self.lost(&node);
+                    }
+                    match fault {
+                        DiskFault::Misread { .. } => {
+                            self.misread.insert(node, misreads(&host));
+                        }
+                        DiskFault::ReadWell => self.read_well(&node, &host),
+                        _ => {}
                     }
                     disk(&host, &fault);
                 }
@@ -214,12 +311,12 @@ impl Nemesis {
             Action::Converge => Box::pin(self.converge(cluster)).await,
             Action::WallSkew { node, ms } => {
                 if let Some(host) = cluster.host(&node) {
-                    host.clock().set_wall_skew_ms(ms);
+                    host.clock().skew_as(ms, why);
                 }
             }
             Action::MonoDrift { node, ppm } => {
                 if let Some(host) = cluster.host(&node) {
-                    host.clock().set_mono_drift_ppm(ppm);
+                    host.clock().drift_as(ppm, why);
                 }
             }
         }
@@ -244,15 +341,19 @@ impl Nemesis {
             Action::Weather { weather } if self.world.tcp().is_some_and(|tcp| !tcp.is_calm(*weather)) => {
                 cluster.hosts().any(|(_, host)| host.is_running())
             }
-            Action::Converge | Action::Burst { .. } => true,
+            Action::Converge => self.budget.spent().next().is_some(),
             Action::Remove { node } => cluster.is_member(node),
             Action::Add { node } => !cluster.is_member(node),
             // A start under them is what counts.
             Action::Reconfigure { .. } => false,
+            // So does what was seen of it at its end, or by its clients.
+            Action::Gray { .. } | Action::Burst { .. } => false,
+            Action::Disk { fault: DiskFault::Misread { .. }, .. } => false,
             Action::Start { .. }
             | Action::KeepImage { .. }
             | Action::Destroy { .. }
             | Action::Resume { .. }
+            | Action::GrayEnd { .. }
             | Action::Net { .. }
             | Action::Weather { .. }
             | Action::HealNet
@@ -261,10 +362,18 @@ impl Nemesis {
         Some((action.name(), does))
     }
 
-    fn net(&self, fault: &NetFault) {
+    /// Reads of a disk go wrong by chance no longer.
+    fn read_well(&mut self, node: &str, host: &Host) {
+        if self.misread.remove(node).is_some_and(|before| misreads(host) > before) {
+            effective(&mut self.counts, "misread");
+        }
+    }
+
+    fn net(&self, fault: &NetFault, why: Option<Why>) {
         match (self.world.tcp(), fault) {
-            (None, fault) => self.world.net().apply(fault),
+            (None, fault) => self.world.net().apply_as(fault, why),
             (Some(tcp), NetFault::Cut { from, to }) => tcp.cut(from, to),
+            (Some(tcp), NetFault::Mend { from, to, what: Lasting::Cut }) => tcp.mend(from, to),
             (Some(tcp), NetFault::Heal { from, to }) => tcp.heal(from, to),
             (Some(_), fault) => unreachable!("a checked plan has no {} here", fault.name()),
         }
@@ -291,8 +400,15 @@ impl Nemesis {
         self.heal_net();
         let hosts: Vec<Host> = cluster.hosts().map(|(_, host)| host.clone()).collect();
         for host in hosts {
+            self.read_well(host.name(), &host);
+            while let Some((waits, passed)) = host.end_gray() {
+                if passed {
+                    let node = host.name().to_owned();
+                    effective(&mut self.counts, Action::Gray { node, waits }.name());
+                }
+            }
             host.with_disk(|image| {
-                image.disarm();
+                no_more(image);
                 image.set_capacity(None);
                 image.slow(Path::new("/"), Duration::ZERO);
             });
@@ -319,5 +435,22 @@ fn disk(host: &Host, fault: &DiskFault) {
         DiskFault::Release => host.release_disk(&path),
         DiskFault::Full => host.with_disk(|image| image.set_capacity(Some(0))),
         DiskFault::NotFull => host.with_disk(|image| image.set_capacity(None)),
+        DiskFault::Misread { evict, fail, short, seed } => {
+            let of = |permille: u32| f64::from(permille) / 1000.0;
+            let rates =
+                Rates { evict: of(evict), read_error: of(fail), short_read: of(short), ..Rates::default() };
+            host.with_disk(|image| image.set_rates(rates, seed::stream(seed, "misread")));
+        }
+        DiskFault::ReadWell => {
+            host.with_disk(|image| image.set_rates(Rates::default(), seed::stream(0, "none")));
+        }
     }
+}
+
+/// Reads of the disk that have gone wrong.
+fn misreads(host: &Host) -> u64 {
+    let of = |image: &mut Image| {
+        [FaultKind::ReadError, FaultKind::ShortRead].map(|kind| image.counts().of(kind).effective)
+    };
+    host.with_disk(of).into_iter().sum()
 }

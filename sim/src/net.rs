@@ -26,11 +26,14 @@
 //!   buffer, which fills, and the writer stands still. After [`UNACKED_MAX`] the sender gives the connection up with a
 //!   reset that the receiver does not hear of; a heal before that acknowledges all at once.
 //!
+//! - **Loss**: a segment that is lost six times never arrives, and holds up what is behind it. Its sender gives the connection
+//!   up at the end of its retries, 12.6 s after it was sent; the receiver hears of that when it sends, if it ever does.
+//!
 //! Kinder than TCP: an acknowledgement costs nothing; retransmission is immediate at the heal; a lone connection never
 //! breaks by itself.
 //!
 //! Here are the handles that a host's program holds, each with the life that made it. The state they act on, and
-//! the way of a segment, is in `wires`.
+//! the way of a segment, is in `wires`; what faults do to it in `trouble`.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -45,9 +48,11 @@ use crate::world::Life;
 
 pub mod fault;
 mod frames;
+mod trouble;
 mod wires;
 
-pub use wires::{Connection, Network, UNACKED_MAX};
+pub use trouble::UNACKED_MAX;
+pub use wires::{Connection, Network};
 
 use wires::{Conn, Listening, Segment, Side, State, Wires, close, free_addr, host_of};
 
@@ -134,7 +139,8 @@ impl SimNet {
         let id = wires.next_conn;
         wires.next_conn += 1;
         let sides = [Side::new(wires.number(own), from), Side::new(wires.number(host), addr.to_owned())];
-        wires.conns.insert(id, Conn { sides, pipes: Default::default(), held: [false; 2], broken: false });
+        let (pipes, held) = (Default::default(), Default::default());
+        wires.conns.insert(id, Conn { sides, pipes, held, misled: [false; 2], broken: false });
         self.net.send(&mut wires, id, 0, Segment::Syn);
         drop(wires);
         self.net.record(own, "net-connect", format_args!("c{id} to {addr}"));

@@ -8,31 +8,39 @@
 //! ```
 //! A plan is drawn from the seed before the run and draws nothing while it runs: editing one entry moves no other, and a
 //! late entry leaves everything before it as it was. An entry fires at a time since the beginning of the run, or at an
-//! event: the nth time from the beginning of the run that the trace has `event` of `node`.
+//! event: the nth time from the beginning of the run that the trace has `event` of `node`. `why` names what the entry is a part
+//! of, for the counts alone.
+//!
+//! What a plan says and nobody would heed is refused: an unknown field, node, event or name.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::fault::NetFault;
+use crate::net::fault::{Lasting, NetFault};
 use crate::scenario::Scenario;
-use crate::settings::{RunSettings, StoreSettings};
+use crate::settings::{NodeSettings, RunSettings};
 use crate::tcp::Weather;
 
 mod destruction;
 mod draw;
 mod load;
+mod names;
+mod strict;
+mod why;
 
 pub use destruction::Destruction;
 pub use load::{Load, LoadKind};
+pub use names::names;
+pub use why::Why;
 
 /// The version of the form.
 pub const VERSION: u32 = 1;
 
 /// Settings and faults of one run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "serde_json::Value")]
 pub struct Plan {
     /// [`VERSION`].
     pub version: u32,
@@ -53,6 +61,9 @@ pub struct Entry {
     /// Or an event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<Trigger>,
+    /// What it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
     /// What.
     #[serde(flatten)]
     pub action: Action,
@@ -109,6 +120,19 @@ pub enum Action {
         /// The host.
         node: String,
     },
+    /// Whole requests of one class wait at the host before its node looks at them, in all connections; those of the other class
+    /// pass: a gray failure.
+    Gray {
+        /// The host.
+        node: String,
+        /// Which wait.
+        waits: GrayClass,
+    },
+    /// The oldest such failure of the host ends.
+    GrayEnd {
+        /// The host.
+        node: String,
+    },
     /// Something on the network.
     Net {
         /// What.
@@ -144,7 +168,7 @@ pub enum Action {
         /// The host.
         node: String,
         /// What of it.
-        store: StoreSettings,
+        store: NodeSettings,
     },
     /// More clients for a moment, which do nothing but this.
     Burst {
@@ -196,6 +220,9 @@ impl Action {
             Action::Start { .. } => "start",
             Action::Pause { .. } => "pause",
             Action::Resume { .. } => "resume",
+            Action::Gray { waits: GrayClass::Data, .. } => "gray-data-waits",
+            Action::Gray { waits: GrayClass::Heartbeats, .. } => "gray-heartbeats-wait",
+            Action::GrayEnd { .. } => "gray-end",
             Action::Net { .. } => "net",
             Action::Weather { .. } => "weather",
             Action::HealNet => "heal-net",
@@ -211,6 +238,16 @@ impl Action {
             Action::MonoDrift { .. } => "mono-drift",
         }
     }
+}
+
+/// The two classes of requests that a gray failure tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GrayClass {
+    /// Everything that is no heartbeat.
+    Data,
+    /// Gossip and pings.
+    Heartbeats,
 }
 
 /// What may happen to a disk. `nth` counts operations of that kind from then on, over the whole disk.
@@ -245,6 +282,20 @@ pub enum DiskFault {
     Full,
     /// There is space again.
     NotFull,
+    /// From now on reads go wrong by chance, drawn from a stream of its own: pages are evicted before, or the read fails, or comes
+    /// back short.
+    Misread {
+        /// Reads of a thousand before which the file's clean pages are evicted.
+        evict: u32,
+        /// Reads of a thousand that fail.
+        fail: u32,
+        /// Reads of a thousand that come back short.
+        short: u32,
+        /// Of the stream.
+        seed: u64,
+    },
+    /// They do no longer.
+    ReadWell,
 }
 
 impl DiskFault {
@@ -259,6 +310,8 @@ impl DiskFault {
             DiskFault::Release => "release",
             DiskFault::Full => "disk-full",
             DiskFault::NotFull => "disk-not-full",
+            DiskFault::Misread { .. } => "misread",
+            DiskFault::ReadWell => "read-well",
         }
     }
 }
@@ -309,8 +362,11 @@ impl Plan {
             if entry.at_ms.is_some() == entry.when.is_some() {
                 return Err(format!("entry {number}: give either `at_ms` or `when`"));
             }
+            self.check_names(entry).map_err(|why| format!("entry {number}: {why}"))?;
             let on_simnet_alone = match &entry.action {
-                Action::Net { fault } => !matches!(fault, NetFault::Cut { .. } | NetFault::Heal { .. }),
+                Action::Net { fault: NetFault::Cut { .. } | NetFault::Heal { .. } } => false,
+                Action::Net { fault: NetFault::Mend { what, .. } } => *what != Lasting::Cut,
+                Action::Net { .. } => true,
                 Action::Weather { .. } => false,
                 _ => continue,
             };

@@ -104,12 +104,15 @@ impl Progress {
         }
         tally.fault("reconfigure", 0, cluster.changed_starts().into());
         for (name, (fired, effective)) in nemesis.counts() {
-            tally.fault(name, *fired, *effective);
+            tally.fault(name, fired, effective);
         }
         for (name, (fired, effective)) in world.net().counts() {
             tally.fault(name, fired, effective);
         }
         for (_, host) in cluster.hosts() {
+            for (name, (fired, effective)) in host.clock().counts() {
+                tally.fault(name, fired, effective);
+            }
             host.with_disk(|image| {
                 for (kind, count) in image.counts().iter() {
                     tally.fault(&catalogue::disk_name(kind), count.fired, count.effective);
@@ -137,7 +140,7 @@ pub fn play(plan: &Plan, options: Options) -> Result<Played, String> {
     };
     let history = Recorder::new(options.keep_history);
     let partitions = PartitionCount::new(plan.settings.partitions).map_err(|error| error.to_string())?;
-    let watch = Watch::new(partitions, &trace, plan.settings.interval_ms == 0, options.canary);
+    let watch = Watch::new(partitions, &trace, plan.settings.sync_keys(), options.canary);
     let us = |(low, high): (u64, u64)| (Duration::from_micros(low), Duration::from_micros(high));
     let settings = Settings {
         net: NetTimes {
@@ -231,6 +234,8 @@ const UNSETTLED_MAX: usize = 5;
 const QUIET: Duration = Duration::from_secs(6);
 /// Whatever is under way has ended once within this time.
 const AT_REST_WITHIN: Duration = Duration::from_secs(20);
+/// Between two looks at whether something is in use.
+const AT_REST_LOOK: Duration = Duration::from_millis(100);
 /// Between two looks at whether something has come to rest.
 const LOOK: Duration = Duration::from_millis(250);
 /// Between two looks at the bounds.
@@ -252,9 +257,7 @@ async fn phases(
     let mut cluster = Cluster::new(&world, &settings);
     let mut nemesis = Nemesis::new(&world, &history, &watch, plan.entries.clone(), settings.w.into());
     cluster.start_all();
-    while world.now() < LOAD_AT {
-        nemesis.step(&mut cluster).await;
-    }
+    rest(&world, &mut nemesis, &mut cluster, LOAD_AT - world.now()).await;
     on_phase(Phase::Load);
     if let Some(planted) = planted {
         world.record("sim", "planted", planted);
@@ -262,7 +265,7 @@ async fn phases(
 
     // Where nothing answers, an operation takes as long as its timeout: clients need not do all of theirs.
     let deadline = plan.end().max(LOAD_AT + settings.span() * 2) + Duration::from_secs(10);
-    let clients: Vec<Running<()>> = (1..=settings.clients)
+    let clients: Vec<Running<u32>> = (1..=settings.clients)
         .map(|number| {
             let name = client_name(number);
             let (of, settings, history) = (world.clone(), settings.clone(), history.clone());
@@ -272,33 +275,25 @@ async fn phases(
             })
         })
         .collect();
-    let done = Arc::new(Mutex::new(false));
-    let waiting = {
-        let done = done.clone();
-        madsim::task::spawn(async move {
-            join_all(clients.into_iter().map(Running::output)).await;
-            *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        })
-    };
-    let is_done = || *done.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut looked = Duration::ZERO;
-    while !nemesis.is_done() || !is_done() {
-        nemesis.step(&mut cluster).await;
+    let mut clients = std::pin::pin!(join_all(clients.into_iter().map(Running::output)));
+    let too_late = deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60);
+    let (mut are_done, mut looked) = (false, Duration::ZERO);
+    while !nemesis.is_done() || !are_done {
+        nemesis.carry_out(&mut cluster).await;
+        tokio::select! {
+            biased;
+            _ = &mut clients, if !are_done => are_done = true,
+            () = nemesis.woken(&cluster) => {}
+        }
         if world.now() >= looked + BOUNDS_EVERY {
             looked = world.now();
             look_at_bounds(&world, &cluster, &progress);
             progress.count(&world, &cluster, &nemesis);
         }
-        if nemesis.is_done()
-            && world.now()
-                > deadline + Duration::from_millis(settings.timeout_ms * 50) + Duration::from_secs(60)
-        {
+        if nemesis.is_done() && world.now() > too_late {
             progress.unsettled(["the clients have not ended in time".to_owned()]);
             break;
         }
-    }
-    if is_done() {
-        let _ = waiting.await;
     }
     on_phase(Phase::Heal);
     progress.lock().tally.load = world.now() - LOAD_AT;
@@ -343,7 +338,7 @@ async fn phases(
             let mut session = Session::new(&of, io, start, "reader", &settings, &descriptor, &history);
             session.finals(deadline).await
         });
-        progress.unsettled(reading.output().await.unwrap_or_default());
+        progress.unsettled(nemesis.until(&mut cluster, reading.output()).await.unwrap_or_default());
         rest(&world, &mut nemesis, &mut cluster, REPAIRED_WITHIN).await;
     }
     watch.tick(world.now());
@@ -384,10 +379,7 @@ fn look_at_bounds(world: &World, cluster: &Cluster, progress: &Progress) {
 
 /// Lets so much time pass.
 async fn rest(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster, time: Duration) {
-    let until = world.now() + time;
-    while world.now() < until {
-        nemesis.step(cluster).await;
-    }
+    nemesis.until(cluster, world.sleep(time)).await;
 }
 
 /// (g) What is still in use although no client asks for anything, in words.
@@ -395,7 +387,7 @@ async fn left_over(world: &World, nemesis: &mut Nemesis, cluster: &mut Cluster) 
     let by = world.now() + AT_REST_WITHIN;
     let mut left = bounded::left_over(world, cluster);
     while !left.is_empty() && world.now() < by {
-        nemesis.step(cluster).await;
+        rest(world, nemesis, cluster, AT_REST_LOOK).await;
         let still = bounded::left_over(world, cluster);
         left.retain(|what, _| still.contains_key(what));
     }

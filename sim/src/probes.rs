@@ -3,7 +3,7 @@
 //! Points and sites of node code (`ringdove::observe`) are probes too; these are what only clients and the nemesis can see.
 
 /// Their names, for a tally that shows also those that were never hit.
-pub const PROBES: [&str; 16] = [
+pub const PROBES: [&str; 17] = [
     "two siblings met",
     "a hidden sibling was shown",
     "more siblings than a put may make, by a merge",
@@ -16,6 +16,7 @@ pub const PROBES: [&str; 16] = [
     "a read answered by fewer primaries than asked",
     "a read answered by no primary",
     "a scan that was not whole",
+    "a scan passed over what it could not read",
     "a damaged directory was given up and the member replaced",
     "power lost during compaction",
     "power lost during a snapshot",

@@ -9,6 +9,7 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 use ringdove::net::message::Durability;
 use ringdove::observe::SITES;
+use ringdove::types::Key;
 use serde::{Deserialize, Serialize};
 
 use crate::scenario::Scenario;
@@ -34,6 +35,9 @@ pub struct RunSettings {
     pub strict: bool,
     /// Nodes' default: 0 is `sync`, anything else `interval` of so many milliseconds.
     pub interval_ms: u32,
+    /// Where nodes go by an interval: keys of even rank, sets and counters are written `sync` all the same, others now and then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mixed: bool,
     /// Client hosts.
     pub clients: u32,
     /// Operations of each client.
@@ -153,10 +157,37 @@ fn guests_max() -> u64 {
     1_000_000
 }
 
-/// Settings of a node's store that an operator may change from one start to the next; what is absent stays.
+/// The keys of which every write is `sync`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SyncKeys {
+    /// None for certain.
+    #[default]
+    None,
+    /// Those of even rank, and those of sets and counters.
+    Even,
+    /// All.
+    All,
+}
+
+impl SyncKeys {
+    /// Whether this is one.
+    pub fn has(self, key: &Key) -> bool {
+        match self {
+            SyncKeys::None => false,
+            SyncKeys::All => true,
+            SyncKeys::Even => {
+                let name = key.as_bytes();
+                let rank = name.strip_prefix(b"key").and_then(|rank| rank.last().copied());
+                rank.is_none_or(|last| last % 2 == 0)
+            }
+        }
+    }
+}
+
+/// Settings of a node that an operator may change from one start to the next; what is absent stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct StoreSettings {
+pub struct NodeSettings {
     /// Length at which a segment is closed, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment_bytes: Option<u64>,
@@ -169,6 +200,18 @@ pub struct StoreSettings {
     /// Bytes of the cache of records.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<u64>,
+    /// Time after which a fallback takes the place of a silent primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint_after_ms: Option<u64>,
+    /// Suspicion from which on a node is taken for down, in tenths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phi_tenths: Option<u32>,
+    /// Time within which each partition is compared with its other primaries'.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anti_entropy_ms: Option<u64>,
+    /// Time between two rounds of handoff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handoff_ms: Option<u64>,
 }
 
 /// Weights of the kinds of operations; all zero is reads alone.
@@ -232,7 +275,7 @@ impl RunSettings {
     pub fn draw(run_seed: u64) -> RunSettings {
         let chance = &mut seed::stream(run_seed, "settings");
         let replicas = one(chance, &[3, 3, 3, 3, 2, 5]);
-        let nodes = u64::from(replicas) + one(chance, &[0, 0, 0, 1, 2, 4]);
+        let nodes = (u64::from(replicas) + one(chance, &[0, 0, 0, 1, 2, 4])).max(3);
         let majority = u8::try_from(replicas / 2 + 1).expect("small");
         let all = u8::try_from(replicas).expect("small");
         let (r, w) = one(
@@ -262,8 +305,13 @@ impl RunSettings {
             counter: weight(2),
         };
         let interval_ms = one(chance, &[0, 0, 0, 20, 100]);
+        let mixed = interval_ms > 0 && chance.random_bool(0.75);
         // The checks of sets and counters know nothing of writes that a power loss may take.
-        let mix = if interval_ms == 0 { mix } else { Mix { set: 0, counter: 0, ..mix } };
+        let mix = if interval_ms == 0 || mixed { mix } else { Mix { set: 0, counter: 0, ..mix } };
+        // So many operations in so long, if every one took no time.
+        let clients = chance.random_range(2..=6);
+        let operations = chance.random_range(2_000..=5_000) / clients;
+        let span_us: u64 = chance.random_range(20_000_000..=40_000_000);
         let slow_links = chance.random_bool(0.25);
         let ttl_low = chance.random_range(100..2_000);
         RunSettings {
@@ -275,11 +323,12 @@ impl RunSettings {
             own_quorums: chance.random_bool(0.3),
             strict: chance.random_bool(0.3),
             interval_ms,
-            clients: chance.random_range(2..=6),
-            operations: chance.random_range(150..=600),
+            mixed,
+            clients,
+            operations,
             keys: one(chance, &[1, 3, 10, 30, 100]),
             skew: one(chance, &[0.0, 0.0, 0.8, 1.2]),
-            pause_us: one(chance, &[20_000, 60_000, 120_000]),
+            pause_us: 2 * span_us / u64::from(operations),
             timeout_ms: one(chance, &[50, 300, 1_500, 5_000]),
             value_len_max: one(chance, &[16, 100, 400, 4_000]),
             mix,
@@ -354,9 +403,11 @@ impl RunSettings {
                     // A read of all meets whichever disk is left. Scans wait for partitions that have refilled.
                     r: all,
                     w,
-                    strict: true,
+                    // Without it damaged disks hold guests too.
+                    strict: chance.random_bool(0.6),
                     own_quorums: false,
                     interval_ms: 0,
+                    mixed: false,
                     cache_bytes: one(chance, &[0, 0, 16 * 1024]),
                     // A convergence waits until everybody has refilled, and the rounds of the plan for it.
                     anti_entropy_ms: one(chance, &[300, 500, 1_000]),
@@ -431,6 +482,15 @@ impl RunSettings {
                 ..reaping
             },
             _ => reaping,
+        }
+    }
+
+    /// The keys of which every write is `sync`.
+    pub fn sync_keys(&self) -> SyncKeys {
+        match (self.interval_ms, self.mixed) {
+            (0, _) => SyncKeys::All,
+            (_, true) => SyncKeys::Even,
+            (_, false) => SyncKeys::None,
         }
     }
 

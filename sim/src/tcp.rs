@@ -34,18 +34,24 @@ pub struct TcpWires {
     net: Arc<NetSim>,
     calm: Weather,
     hosts: Arc<Mutex<BTreeMap<String, NodeId>>>,
+    /// How often each link is cut.
+    cuts: Arc<Mutex<BTreeMap<(String, String), u32>>>,
 }
 
 impl TcpWires {
     /// In the runtime that is running; `calm` is the weather that a heal brings back.
     pub(crate) fn new(calm: Weather) -> TcpWires {
-        let wires = TcpWires { net: NetSim::current(), calm, hosts: Arc::default() };
+        let wires = TcpWires { net: NetSim::current(), calm, hosts: Arc::default(), cuts: Arc::default() };
         wires.set_weather(calm);
         wires
     }
 
     fn hosts(&self) -> MutexGuard<'_, BTreeMap<String, NodeId>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cuts(&self) -> MutexGuard<'_, BTreeMap<(String, String), u32>> {
+        self.cuts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The address of the next host.
@@ -70,11 +76,26 @@ impl TcpWires {
 
     /// Nothing that is sent from one host to the other arrives until it is healed.
     pub fn cut(&self, from: &str, to: &str) {
+        *self.cuts().entry((from.to_owned(), to.to_owned())).or_default() += 1;
         self.on_link(from, to, NetSim::clog_link);
     }
 
-    /// Takes a cut back.
+    /// Takes one cut back; the link is whole when it was the last.
+    pub fn mend(&self, from: &str, to: &str) {
+        let left = {
+            let mut cuts = self.cuts();
+            let left = cuts.entry((from.to_owned(), to.to_owned())).or_default();
+            *left = left.saturating_sub(1);
+            *left
+        };
+        if left == 0 {
+            self.on_link(from, to, NetSim::unclog_link);
+        }
+    }
+
+    /// Takes all cuts of a link back.
     pub fn heal(&self, from: &str, to: &str) {
+        self.cuts().remove(&(from.to_owned(), to.to_owned()));
         self.on_link(from, to, NetSim::unclog_link);
     }
 
@@ -94,6 +115,7 @@ impl TcpWires {
 
     /// All links are whole and calm.
     pub fn heal_all(&self) {
+        self.cuts().clear();
         let nodes: Vec<NodeId> = self.hosts().values().copied().collect();
         for from in &nodes {
             for to in &nodes {

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jepsen_like_checks::event::{After, Event, Kind, Payload, Sibling};
+use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use ringdove::client::{BatchWrite, Client, ClientConfig, ClientError, ReadOptions, WriteOptions};
 use ringdove::dynamo::cluster::ClusterDescriptor;
 use ringdove::dynamo::version::{Token, VersionVector};
 use ringdove::io::Io;
 use ringdove::net::message::{
-    Condition, Context, Expiry, GetReply, HiddenWhy, PutReply, RefusalCode, Resolve, Scan, Version,
+    Condition, Context, Durability, Expiry, GetReply, HiddenWhy, PutReply, RefusalCode, Resolve, Version,
 };
 use ringdove::types::{Key, Namespace, WriteId};
 
@@ -30,6 +31,7 @@ use crate::world::{Start, World};
 use ringdove::types::NodeId;
 
 pub(crate) mod merged;
+mod scan;
 
 /// One client host's session.
 pub struct Session {
@@ -111,11 +113,11 @@ impl Session {
         }
     }
 
-    /// Does its operations, one after another; begins none after the deadline.
-    pub async fn run(mut self, deadline: Duration) {
-        for _ in 0..self.settings.operations {
+    /// Does its operations, one after another; begins none after the deadline. How many it did.
+    pub async fn run(mut self, deadline: Duration) -> u32 {
+        for done in 0..self.settings.operations {
             if self.now() >= deadline {
-                return;
+                return done;
             }
             let pause = Duration::from_micros(self.chance.random_range(0..=self.settings.pause_us));
             self.io.clock.sleep_until(self.io.clock.mono() + pause).await;
@@ -142,6 +144,7 @@ impl Session {
                 _ => self.get().await,
             }
         }
+        self.settings.operations
     }
 
     fn now(&self) -> Duration {
@@ -362,11 +365,20 @@ impl Session {
             ttl = Some(ms);
         }
         let f = if content.is_some() { "put" } else { "delete" };
-        let durable = Some(if self.settings.interval_ms == 0 { "sync" } else { "interval" }.into());
+        options.durability = self.durability(key);
+        let is_sync = self.settings.interval_ms == 0 || options.durability == Some(Durability::Sync);
+        let durable = Some(if is_sync { "sync" } else { "interval" }.into());
         self.history.wrote(write_id, content.as_deref());
         let id = Some(id_of(write_id).into());
         let invoke = Event { id, after, ttl, durable, ..self.asked(Kind::Invoke, 0, f, key, quorum) };
         Some((options, content, invoke))
+    }
+
+    /// What a write of the key asks for beside its node's own way.
+    fn durability(&mut self, key: &Key) -> Option<Durability> {
+        let is_sync = self.settings.sync_keys().has(key);
+        let asks = self.settings.mixed && (is_sync || self.chance.random_bool(0.5));
+        asks.then_some(Durability::Sync)
     }
 
     fn value(&mut self) -> Bytes {
@@ -463,71 +475,18 @@ impl Session {
         }
         let (mut writes, mut ids) = (Vec::new(), Vec::new());
         for (key, process) in some.iter().zip(&processes) {
-            let kind = if self.chance.random_bool(0.5) { "put" } else { "current" };
+            let kind =
+                *["put", "put", "current", "current", "delete"].choose(&mut self.chance).expect("some");
             let Some((options, value, invoke)) = self.draw(kind, key) else { continue };
             self.push(Event { process: jepsen_like_checks::event::Process::Client(*process), ..invoke });
-            ids.push(options.write_id.expect("given by draw"));
+            let f = if value.is_some() { "put" } else { "delete" };
+            ids.push((f, options.write_id.expect("given by draw")));
             writes.push(BatchWrite { key: key.clone(), value, options });
         }
         let timeout = Some(Duration::from_millis(self.settings.timeout_ms));
         let replies = self.client.multi_put(&writes, timeout).await;
-        for (((key, process), id), reply) in some.iter().zip(processes).zip(ids).zip(replies) {
-            self.written(process, "batch", "put", key, id, asked_at, reply);
-        }
-    }
-
-    /// All keys, page by page. Each page reads the keys that it passes, those that are not there too.
-    async fn scan(&mut self) {
-        let asked_at = self.now();
-        let quorum = Quorum { r: self.settings.r, strict: true, ..self.quorum() };
-        let mut keys: Vec<Key> = self.keys.iter().map(|(key, _)| key.clone()).collect();
-        keys.sort();
-        let processes: Vec<i64> = keys.iter().map(|_| self.history.process()).collect();
-        for (key, process) in keys.iter().zip(&processes) {
-            self.push(self.asked(Kind::Invoke, *process, "get", key, quorum));
-        }
-        let limit = self.chance.random_range(1..=50);
-        let mut pages = self.client.scan(Scan { limit, r: Some(quorum.r), ..Scan::all() });
-        let (mut passed, mut found) = (None, BTreeMap::new());
-        let mut whole = false;
-        let deadline = self.now() + Duration::from_millis(self.settings.timeout_ms * 4);
-        while self.now() < deadline {
-            match pages.next_page().await {
-                Ok(Some(page)) => {
-                    passed = page.cursor.clone().or(passed);
-                    found.extend(page.items.into_iter().map(|item| (item.key.clone(), item)));
-                    if !page.missing.is_empty() {
-                        break;
-                    }
-                }
-                Ok(None) => {
-                    whole = true;
-                    break;
-                }
-                Err(_) => break,
-            }
-        }
-        self.history.count("scan", if whole { "ok" } else { "fail" });
-        if !whole {
-            self.history.hit("a scan that was not whole");
-        }
-        for (key, process) in keys.iter().zip(processes) {
-            let is_passed = whole || passed.as_ref().is_some_and(|cursor| key <= cursor);
-            if !is_passed {
-                self.push(event(Kind::Fail, process, "get", key));
-                continue;
-            }
-            let item = found.remove(key);
-            item.iter().for_each(|item| self.judge_values(key, &item.values));
-            let covers = item.as_ref().map(|item| covers(&self.context(key, &item.context)));
-            let values = item.iter().flat_map(|item| item.values.iter()).map(sibling_of).collect();
-            let clock = Some(self.clock(asked_at));
-            let value = Some(Payload::Siblings(values));
-            let index = self.push(Event { value, covers, clock, ..event(Kind::Ok, process, "get", key) });
-            if let Some(item) = item {
-                let seen = Seen { token: item.context, index, at: self.now() };
-                self.seen.insert(key.clone(), seen);
-            }
+        for (((key, process), (f, id)), reply) in some.iter().zip(processes).zip(ids).zip(replies) {
+            self.written(process, "batch", f, key, id, asked_at, reply);
         }
     }
 

@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +27,13 @@ use madsim::runtime::Handle;
 use madsim::task::{JoinHandle, NodeId};
 use ringdove::io::fault_disk::Image;
 use ringdove::io::{Io, Net, TcpNet};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::clock::{ClockFaults, SimClock};
 use crate::disk::{DiskTimes, DiskWatch, Drive, SimDisk};
+use crate::gray::Gray;
 use crate::net::{NetTimes, Network, SimNet};
+use crate::plan::GrayClass;
 use crate::seed;
 use crate::tcp::{TcpWires, Weather};
 use crate::timers::Timers;
@@ -94,6 +96,10 @@ struct WorldState {
     tcp: Option<TcpWires>,
     madsim: Handle,
     hosts: Mutex<BTreeMap<String, Host>>,
+    /// A program has returned.
+    ended: Notify,
+    /// Hosts with a gray failure.
+    gray: AtomicU32,
     driver: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -121,6 +127,8 @@ impl World {
             tcp,
             madsim: Handle::current(),
             hosts: Mutex::default(),
+            ended: Notify::new(),
+            gray: AtomicU32::new(0),
             driver: Mutex::new(Some(driver)),
         }))
     }
@@ -162,8 +170,23 @@ impl World {
 
     /// The host whose task is running; none in the scenario's own.
     pub fn running_host(&self) -> Option<String> {
+        self.present_host().map(|host| host.0.name.clone())
+    }
+
+    fn present_host(&self) -> Option<Host> {
         let node = madsim::plugin::node();
-        lock(&self.0.hosts).values().find(|host| host.0.node == node).map(|host| host.0.name.clone())
+        lock(&self.0.hosts).values().find(|host| host.0.node == node).cloned()
+    }
+
+    /// Returns once a program has returned since the last call. For one who waits.
+    pub async fn ended(&self) {
+        self.0.ended.notified().await;
+    }
+
+    /// Whether a request of this kind has to wait at the host whose task is running.
+    pub(crate) fn withholds(&self, kind: u16) -> bool {
+        self.0.gray.load(Ordering::Relaxed) > 0
+            && self.present_host().is_some_and(|host| lock(&host.0.gray).withholds(kind))
     }
 
     /// Adds an event of `node` (or of the scenario itself) to the trace.
@@ -201,6 +224,7 @@ impl World {
             ),
             clock: ClockFaults::new(state.timers.clone()),
             present: Mutex::default(),
+            gray: Mutex::default(),
         }));
         lock(&state.hosts).insert(name.to_owned(), host.clone());
         host
@@ -237,6 +261,7 @@ struct HostState {
     drive: Drive,
     clock: ClockFaults,
     present: Mutex<Present>,
+    gray: Mutex<Gray>,
 }
 
 /// One host of a world. Clones share it.
@@ -283,6 +308,20 @@ impl Host {
     /// Ends a stall of the disk that was set with the same path, and carries out what waited for it.
     pub fn release_disk(&self, path: &Path) {
         self.0.drive.release(path);
+    }
+
+    /// Requests of this class wait from now on before the host's node looks at them.
+    pub fn begin_gray(&self, waits: GrayClass) {
+        lock(&self.0.gray).begin(waits);
+        self.0.world.0.gray.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The oldest such failure ends, if there is one. Gives the class that waited, and whether a request of the other passed
+    /// meanwhile.
+    pub fn end_gray(&self) -> Option<(GrayClass, bool)> {
+        let ended = lock(&self.0.gray).end()?;
+        self.0.world.0.gray.fetch_sub(1, Ordering::Relaxed);
+        Some(ended)
     }
 
     /// Begins a life without a program, and gives its seams: for a test that plays the program itself.
@@ -346,6 +385,7 @@ impl Host {
                     host.end_of_life("exit", false);
                 }
                 let _ = answer.send(value);
+                host.0.world.0.ended.notify_one();
             });
         });
         lock(&self.0.present).root = Some(root);

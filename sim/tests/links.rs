@@ -8,7 +8,7 @@ use ringdove::io::Io;
 use ringdove::io::net::Stream;
 use ringdove::net::envelope::{Frame, FrameHead};
 use sim::net::UNACKED_MAX;
-use sim::net::fault::{FrameKind, NetFault};
+use sim::net::fault::{FrameKind, Lasting, NetFault};
 use sim::run::simulate;
 use sim::trace::Trace;
 use sim::world::{Settings, World};
@@ -91,6 +91,138 @@ fn a_sender_whose_bytes_are_not_acknowledged_gives_up_and_the_receiver_is_not_to
             "nobody told the receiver"
         );
         assert_eq!(world.net().counts()["unacknowledged"], (1, 1));
+    });
+}
+
+#[test]
+fn a_connection_whose_syn_was_never_heard_cannot_be_made() {
+    for half_open in [false, true] {
+        in_world(Settings::default(), move |world| async move {
+            let a = world.host("a").boot().0;
+            let b = world.host("b").boot().0;
+            let _listener = b.net.listen("b:7000").await.unwrap();
+            world.net().cut("a", "b");
+            let mut connecting = a.net.connect("b:7000");
+            assert!(within(&world, 100 * MS, &mut connecting).await.is_none());
+            let (from, to) = link("a", "b");
+            let fault =
+                if half_open { NetFault::HalfOpen { from, to } } else { NetFault::Reset { from, to } };
+            world.net().apply(&fault);
+            let made = within(&world, 100 * MS, connecting).await.expect("it is told");
+            assert!(made.is_err(), "nobody has heard of it");
+            assert_eq!(world.net().usage(), (0, 0));
+        });
+    }
+}
+
+#[test]
+fn a_reset_from_the_middle_obeys_the_links() {
+    in_world(Settings::default(), |world| async move {
+        let (mut near, mut far, _io) = pair(&world).await;
+        world.net().cut("b", "a");
+        let (from, to) = link("a", "b");
+        world.net().apply(&NetFault::Reset { from, to });
+        let told = within(&world, 100 * MS, far.reader.read_u8()).await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(within(&world, 60_000 * MS, near.reader.read_u8()).await.is_none(), "the way to it is cut");
+        world.net().heal("b", "a");
+        let told = within(&world, 100 * MS, near.reader.read_u8()).await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let (from, to) = link("a", "b");
+        world.net().apply(&NetFault::Reset { from, to });
+        assert_eq!(world.net().counts()["reset"], (2, 1), "the second finds nobody who would notice");
+    });
+}
+
+#[test]
+fn after_six_losses_the_sender_gives_up_and_the_receiver_hears_of_it_when_it_sends() {
+    let mut lost = 0;
+    for seed in 0..12 {
+        let was_lost = simulate(seed, Settings::default(), Trace::new(), |world| async move {
+            let (mut near, mut far, _io) = pair(&world).await;
+            let (from, to) = link("a", "b");
+            world.net().apply(&NetFault::Loss { from, to, percent: 95 });
+            let before = world.now();
+            near.writer.write_all(b"x").await.unwrap();
+            let arrived = within(&world, UNACKED_MAX - 100 * MS, far.reader.read_u8()).await;
+            if arrived.is_some() {
+                return false;
+            }
+            let broken = within(&world, 200 * MS, near.reader.read_u8()).await;
+            if broken.is_none() {
+                return false; // the sixth try arrives
+            }
+            assert_eq!(broken.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+            assert!(world.now() - before >= UNACKED_MAX, "it has tried for so long");
+            assert!(within(&world, 10 * UNACKED_MAX, far.reader.read_u8()).await.is_none(), "nobody told it");
+            // What it sends is answered with a reset, which obeys the link.
+            let (from, to) = link("a", "b");
+            world.net().apply(&NetFault::Mend { from, to, what: Lasting::Loss });
+            world.net().cut("a", "b");
+            far.writer.write_all(b"y").await.unwrap();
+            // Not for ever: nobody acknowledges what it sends, and then it gives up by itself.
+            assert!(within(&world, UNACKED_MAX - 1000 * MS, far.reader.read_u8()).await.is_none());
+            world.net().heal("a", "b");
+            let told = within(&world, 100 * MS, far.reader.read_u8()).await.unwrap();
+            assert_eq!(told.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            assert_eq!(world.net().counts()["loss-exhausted"], (1, 1));
+            true
+        });
+        lost += u32::from(was_lost.unwrap());
+    }
+    assert!(lost >= 3, "{lost} of 12");
+}
+
+#[test]
+fn only_what_answers_is_lost_as_a_reply() {
+    in_world(Settings::default(), |world| async move {
+        let (mut near, mut far, [a, b]) = pair(&world).await;
+        // One that the replying host has opened itself: what it sends there are requests.
+        let mut listener = a.net.listen("a:7000").await.unwrap();
+        let (own, other) = tokio::join!(b.net.connect("a:7000"), listener.accept());
+        let (mut own, mut other) = (own.unwrap(), other.unwrap());
+        let (from, to) = link("b", "a");
+        world.net().apply(&NetFault::ReplyLost { from, to, nth: 1 });
+        own.writer.write_all(b"q").await.unwrap();
+        assert_eq!(within(&world, 100 * MS, other.reader.read_u8()).await.unwrap().unwrap(), b'q');
+        near.writer.write_all(b"q").await.unwrap();
+        assert_eq!(far.reader.read_u8().await.unwrap(), b'q');
+        world.net().cut("a", "b");
+        far.writer.write_all(b"r").await.unwrap();
+        let told = within(&world, 100 * MS, near.reader.read_u8()).await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert!(within(&world, 10_000 * MS, far.reader.read_u8()).await.is_none(), "its way is cut");
+        world.net().heal("a", "b");
+        assert!(within(&world, 100 * MS, far.reader.read_u8()).await.unwrap().is_err());
+        assert_eq!(world.net().counts()["reply-lost"], (1, 1));
+    });
+}
+
+#[test]
+fn a_link_that_was_cut_twice_is_whole_when_it_was_mended_twice() {
+    in_world(Settings::default(), |world| async move {
+        let (mut near, mut far, _io) = pair(&world).await;
+        let mend = |what| {
+            let (from, to) = link("a", "b");
+            world.net().apply(&NetFault::Mend { from, to, what });
+        };
+        let hold = || {
+            let (from, to) = link("a", "b");
+            world.net().apply(&NetFault::Hold { from, to });
+        };
+        world.net().cut("a", "b");
+        world.net().cut("a", "b");
+        hold();
+        near.writer.write_all(b"x").await.unwrap();
+        mend(Lasting::Cut);
+        assert!(within(&world, 1000 * MS, far.reader.read_u8()).await.is_none());
+        mend(Lasting::Cut);
+        assert!(within(&world, 1000 * MS, far.reader.read_u8()).await.is_none(), "it is held too");
+        hold();
+        mend(Lasting::Hold);
+        assert!(within(&world, 1000 * MS, far.reader.read_u8()).await.is_none(), "by the second hold");
+        mend(Lasting::Hold);
+        assert!(within(&world, 1000 * MS, far.reader.read_u8()).await.is_some());
     });
 }
 

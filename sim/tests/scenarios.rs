@@ -17,7 +17,7 @@ fn run(plan: &Plan) -> Report {
 }
 
 fn at(ms: u64, action: Action) -> Entry {
-    Entry { at_ms: Some(ms), when: None, action }
+    Entry { at_ms: Some(ms), when: None, why: None, action }
 }
 
 /// Three nodes, two clients, no faults.
@@ -167,6 +167,30 @@ fn two_of_three_disks_wiped_at_once_lose_writes_and_the_checks_see_it() {
     assert!(seen, "nobody missed what was only on the wiped disks");
 }
 
+/// Each scenario that is about one thing: some seeds are clean, and that thing takes place.
+#[test]
+fn the_scenarios_that_are_about_one_thing_bring_it_about() {
+    for (scenario, fault) in [
+        (Scenario::Away, None),
+        (Scenario::Held, Some("hold")),
+        (Scenario::Backup, Some("disk Rollback")),
+        (Scenario::Wiped, Some("disk Wipe")),
+        (Scenario::Rolling, Some("rolling-restart")),
+        (Scenario::Members, Some("remove")),
+    ] {
+        let mut sum = Tally::default();
+        for seed in 0..4 {
+            let report = run(&Plan::draw_for(scenario, seed));
+            assert_eq!(report.failures, [], "cargo sim run --scenario {scenario} --seed {seed}");
+            sum.add(&report.tally);
+        }
+        if let Some(fault) = fault {
+            assert!(sum.faults.get(fault).is_some_and(|count| count[1] > 0), "{scenario}: {:?}", sum.faults);
+        }
+        assert!(sum.operations.get("delete ok").is_some_and(|count| *count > 0), "{scenario}");
+    }
+}
+
 #[test]
 fn over_some_seeds_of_the_swarm_each_of_its_rarer_faults_does_something() {
     let mut sum = Tally::default();
@@ -186,6 +210,11 @@ fn over_some_seeds_of_the_swarm_each_of_its_rarer_faults_does_something() {
         "slow-frames",
         "small-stall",
         "unacknowledged",
+        "gray-data-waits",
+        "misread",
+        "ring",
+        "swizzle",
+        "loss-exhausted",
     ] {
         let count = sum.faults.get(name);
         assert!(count.is_some_and(|count| count[1] > 0), "{name}: {count:?}");

@@ -357,6 +357,39 @@ fn a_power_loss_leaves_what_chance_leaves_of_the_unsynced_and_a_kill_keeps_all()
 }
 
 #[test]
+fn a_sync_covers_what_was_complete_when_it_was_called_and_of_the_rest_chance_decides() {
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    for seed in 0..100 {
+        let seen = seen.clone();
+        in_world(seed, move |world| async move {
+            let host = world.host("a");
+            let io = host.boot().0;
+            let file = io.disk.open(Path::new("/f"), true).await.unwrap();
+            file.write_at(0, Bytes::from_static(b"before")).await.unwrap();
+            let (bytes, names) = (file.sync_data(), io.disk.sync_dir(Path::new("/")));
+            let (write, made) =
+                (file.write_at(6, Bytes::from_static(b" behind")), io.disk.open(Path::new("/g"), true));
+            // Both are done well before the syncs, which take 200 µs at least.
+            let (write, made, bytes, names) = tokio::join!(write, made, bytes, names);
+            for done in [write, bytes, names] {
+                done.unwrap();
+            }
+            drop(made.unwrap());
+            host.power_loss().await;
+            let io = host.boot().0;
+            let file = io.disk.open(Path::new("/f"), false).await.unwrap();
+            let bytes = file.read_at(0, 6).await.unwrap();
+            assert_eq!(&bytes[..], b"before", "seed {seed}");
+            let behind = file.read_at(6, 7).await.is_ok_and(|bytes| &bytes[..] == b" behind");
+            let names = io.disk.list(Path::new("/")).await.unwrap().len();
+            seen.lock().unwrap().insert((behind, names));
+        });
+    }
+    let outcomes = [(false, 1), (false, 2), (true, 1), (true, 2)];
+    assert_eq!(*seen.lock().unwrap(), outcomes.into());
+}
+
+#[test]
 fn a_disk_fault_that_is_armed_reaches_the_program() {
     in_world(1, |world| async move {
         let host = world.host("a");

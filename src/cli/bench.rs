@@ -2,7 +2,8 @@
 //!
 //! It loads the keys where there is something to read, warms up, measures, and prints throughput, percentiles,
 //! outcomes and, for node processes on this machine whose ids are given, processor time and memory. `load` says how
-//! it measures. Its keys stay in the store, below `--prefix`.
+//! it measures. Its keys stay in the store, below `--prefix`. When nothing was done, or more than one operation in a hundred
+//! was not, it ends with exit code 1: the figures are then those of a store in trouble.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,10 +21,11 @@ use super::export::draw_target;
 use super::units::{self, bytes, grouped, table};
 use super::{DONE, FAILED, complain, say};
 use crate::client::{BatchWrite, Client, ReadOptions, WriteOptions};
+use crate::io::RealClock;
 use crate::net::message::{Context, Durability};
 use crate::types::KEY_LEN_MAX;
 
-use load::{Measured, Plan};
+use load::{Measured, Plan, Store, Times};
 use machine::{SyncProbe, Usage, usage_of};
 
 mod load;
@@ -33,6 +35,8 @@ mod machine;
 const LOAD_BATCH: u64 = 200;
 /// Batches on their way at once.
 const LOAD_AT_ONCE: usize = 8;
+/// More than one operation in so many that was not done makes the command fail.
+const FAILED_ONE_IN: u64 = 100;
 /// Largest value that nodes take by default.
 const VALUE_LEN_MAX: u64 = 8 * 1024 * 1024;
 
@@ -76,10 +80,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 0.5, value_parser = fraction)]
     reads: f64,
     /// Replicas that must answer a read.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     r: Option<u8>,
     /// Replicas that must hold a write.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     w: Option<u8>,
     /// Count primaries alone, no fallbacks.
     #[arg(long)]
@@ -135,9 +139,9 @@ async fn try_run(args: Args) -> Result<u8, u8> {
         config.in_flight_max = usize::from(args.clients) + LOAD_AT_ONCE;
     })?;
     client.layouts().await.map_err(|error| failed(&error, args.json))?;
-    let plan = plan(&args, client);
+    let store = store(&args, client);
     if args.workload != Workload::Put && !args.no_load {
-        fill(&args, &plan).await?;
+        fill(&args, &store).await?;
     }
     let probe = match &args.probe_sync {
         None => None,
@@ -156,7 +160,8 @@ async fn try_run(args: Args) -> Result<u8, u8> {
     }
     let before = Arc::new(Mutex::new(Vec::new()));
     let (seen, pids) = (before.clone(), args.pids.clone());
-    let measured = load::run(plan, move || *lock(&seen) = usages(&pids)).await;
+    let begun = move || *lock(&seen) = usages(&pids);
+    let measured = load::run(plan(&args), store, Arc::new(RealClock::new()), begun).await;
     let after = usages(&args.pids);
     let syncs = match probe {
         Some(probe) => probe.end().await,
@@ -168,7 +173,8 @@ async fn try_run(args: Args) -> Result<u8, u8> {
     } else {
         report.print();
     }
-    Ok(if report.measured.done() > 0 { DONE } else { FAILED })
+    let (done, failed) = (report.measured.done(), report.measured.failed());
+    Ok(if done > 0 && failed <= (done + failed) / FAILED_ONE_IN { DONE } else { FAILED })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -181,7 +187,7 @@ fn usages(pids: &[u32]) -> Vec<Option<Usage>> {
     std::iter::once(usage_of("self")).chain(nodes).collect()
 }
 
-fn plan(args: &Args, client: Client) -> Plan {
+fn store(args: &Args, client: Client) -> Store {
     let read = ReadOptions { r: args.r, strict: args.strict, ..ReadOptions::default() };
     let write = WriteOptions {
         w: args.w,
@@ -190,22 +196,22 @@ fn plan(args: &Args, client: Client) -> Plan {
         context: Some(Context::Current),
         ..WriteOptions::default()
     };
+    let value_len = usize::try_from(args.value_size).unwrap_or(0);
+    let block = load::block(args.seed, value_len);
+    Store { client, keys: args.keys, prefix: args.prefix.clone(), value_len, block, read, write }
+}
+
+fn plan(args: &Args) -> Plan {
     Plan {
-        client,
         reads: match args.workload {
             Workload::Put => 0.0,
             Workload::Get => 1.0,
             Workload::Mixed => args.reads,
         },
-        keys: args.keys,
-        prefix: args.prefix.clone(),
-        value_len: usize::try_from(args.value_size).unwrap_or(0),
         workers: usize::from(args.clients),
         rate: args.rate.map(f64::from),
         warm_up: args.warm_up,
         duration: args.duration,
-        read,
-        write,
         seed: args.seed,
     }
 }
@@ -224,31 +230,30 @@ fn intent(args: &Args) -> String {
 }
 
 /// Writes every key once, to memory at first: it is not what is measured.
-async fn fill(args: &Args, plan: &Plan) -> Result<(), u8> {
+async fn fill(args: &Args, store: &Store) -> Result<(), u8> {
     use futures_util::StreamExt;
-    let bar = ProgressBar::with_draw_target(Some(plan.keys), draw_target(args.json));
+    let bar = ProgressBar::with_draw_target(Some(store.keys), draw_target(args.json));
     if let Ok(style) =
         ProgressStyle::with_template("loading {wide_bar} {human_pos} of {human_len} keys, {eta} left")
     {
         bar.set_style(style);
     }
-    let block = load::block(plan.seed, plan.value_len);
-    let options = WriteOptions { durability: Some(Durability::Interval(100)), ..plan.write.clone() };
+    let options = WriteOptions { durability: Some(Durability::Interval(100)), ..store.write.clone() };
     let batch = |first: u64| {
-        let mut chance = ChaCha8Rng::seed_from_u64(plan.seed ^ first);
-        let keys = first..(first + LOAD_BATCH).min(plan.keys);
+        let mut chance = ChaCha8Rng::seed_from_u64(args.seed ^ first);
+        let keys = first..(first + LOAD_BATCH).min(store.keys);
         let writes = keys.map(|number| BatchWrite {
-            key: load::key(&plan.prefix, number),
-            value: Some(load::value(&block, plan.value_len, &mut chance)),
+            key: load::key(&store.prefix, number),
+            value: Some(load::value(&store.block, store.value_len, &mut chance)),
             options: options.clone(),
         });
         writes.collect::<Vec<_>>()
     };
-    let firsts = (0..plan.keys).step_by(usize::try_from(LOAD_BATCH).unwrap_or(1));
+    let firsts = (0..store.keys).step_by(usize::try_from(LOAD_BATCH).unwrap_or(1));
     let mut work = futures_util::stream::iter(firsts)
         .map(|first| {
             let writes = batch(first);
-            async move { plan.client.multi_put(&writes, None).await }
+            async move { store.client.multi_put(&writes, None).await }
         })
         .buffer_unordered(LOAD_AT_ONCE);
     let mut lost: BTreeMap<&'static str, (u64, String)> = BTreeMap::new();
@@ -263,7 +268,7 @@ async fn fill(args: &Args, plan: &Plan) -> Result<(), u8> {
     for (outcome, (count, error)) in &lost {
         complain(&format!("loading: {count} keys {outcome}: {error}"));
     }
-    if lost.values().map(|(count, _)| count).sum::<u64>() == plan.keys {
+    if lost.values().map(|(count, _)| count).sum::<u64>() == store.keys {
         return Err(FAILED);
     }
     Ok(())
@@ -299,14 +304,20 @@ impl Report<'_> {
         cpu_seconds * 1000.0 / (self.measured.done() as f64).max(1.0)
     }
 
-    fn times(&self) -> Vec<(&'static str, &Histogram<u64>)> {
-        let measured = &self.measured;
-        let mut times = vec![("get", &measured.reads), ("put", &measured.writes)];
-        if let Some(syncs) = &self.syncs {
-            times.push(("fdatasync", syncs));
+    /// Rows of the table of latencies: each operation with all its outcomes, and each class of them where there are several.
+    fn times(&self) -> Vec<(String, Histogram<u64>)> {
+        let mut rows = Vec::new();
+        for (name, times) in [("get", &self.measured.reads), ("put", &self.measured.writes)] {
+            rows.push((name.to_owned(), times.all()));
+            if times.classes().count() > 1 || times.classes().any(|(class, _)| class != load::ANSWERED) {
+                rows.extend(
+                    times.classes().map(|(class, times)| (format!("  {name} {class}"), times.clone())),
+                );
+            }
         }
-        times.retain(|(_, times)| !times.is_empty());
-        times
+        rows.extend(self.syncs.clone().map(|syncs| ("fdatasync".to_owned(), syncs)));
+        rows.retain(|(_, times)| !times.is_empty());
+        rows
     }
 
     fn print(&self) {
@@ -314,14 +325,22 @@ impl Report<'_> {
         // It saturates, and is never negative.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let rate = grouped(self.throughput().round() as u64);
-        say(&format!("{} operations in {}: {rate}/s\n", grouped(done), units::span(self.measured.took)));
+        let failed = match self.measured.failed() {
+            0 => String::new(),
+            failed => format!("; {} failed", grouped(failed)),
+        };
+        say(&format!(
+            "{} operations in {}: {rate}/s{failed}\n",
+            grouped(done),
+            units::span(self.measured.took)
+        ));
         let time = |micros: u64| match micros {
             0..10_000 => format!("{:.2} ms", micros as f64 / 1000.0),
             _ => format!("{:.1} ms", micros as f64 / 1000.0),
         };
-        let row = |(name, times): (&str, &Histogram<u64>)| {
+        let row = |(name, times): (String, Histogram<u64>)| {
             let at = PERCENTILES.iter().map(|(_, place)| time(times.value_at_percentile(*place)));
-            [name.to_owned(), grouped(times.len())].into_iter().chain(at).collect::<Vec<_>>()
+            [name, grouped(times.len())].into_iter().chain(at).collect::<Vec<_>>()
         };
         let rows: Vec<Vec<String>> = self.times().into_iter().map(row).collect();
         say(&table(&["LATENCY", ">COUNT", ">p50", ">p90", ">p99", ">p99.9", ">MAX"], &rows));
@@ -368,13 +387,28 @@ impl Report<'_> {
 
     fn json(&self) -> Value {
         let args = self.args;
-        let times = |times: &Histogram<u64>| {
+        let figures = |times: &Histogram<u64>| {
             let mut object = json!({ "count": times.len(), "mean": times.mean() });
             for (name, place) in PERCENTILES {
                 object[name] = json!(times.value_at_percentile(place));
             }
             object
         };
+        let by_outcome = |times: &Times| {
+            let mut object = figures(&times.all());
+            object["by_outcome"] =
+                Value::from_iter(times.classes().map(|(class, times)| (class.to_owned(), figures(times))));
+            object
+        };
+        let mut latency = json!({});
+        for (name, times) in [("get", &self.measured.reads), ("put", &self.measured.writes)] {
+            if times.classes().next().is_some() {
+                latency[name] = by_outcome(times);
+            }
+        }
+        if let Some(syncs) = &self.syncs {
+            latency["fdatasync"] = figures(syncs);
+        }
         let names = std::iter::once("bench".to_owned()).chain(args.pids.iter().map(ToString::to_string));
         let cost = |(name, cost): (String, Option<(f64, u64)>)| {
             json!({
@@ -401,8 +435,9 @@ impl Report<'_> {
             "seed": args.seed,
             "seconds": self.measured.took.as_secs_f64(),
             "operations": self.measured.done(),
+            "failed": self.measured.failed(),
             "throughput": self.throughput(),
-            "latency_us": self.times().into_iter().map(|(name, of)| (name.to_owned(), times(of))).collect::<serde_json::Map<_, _>>(),
+            "latency_us": latency,
             "outcomes": self.measured.outcomes,
             "errors": self.measured.errors,
             "processes": names.zip(self.costs()).map(cost).collect::<Vec<_>>(),

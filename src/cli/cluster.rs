@@ -1,18 +1,19 @@
 //! `ringdove cluster`: a whole cluster on this machine, one real process a node.
 //!
 //! ```text
-//!   prepare ── directories, free ports ──▶ spawn all ──▶ all ready ──▶ announce ──▶ one task a node looks after it
-//!                                                                                       │ its process ends
+//!   prepare ── directories, free ports ──▶ spawn all ──▶ announce those that are ready ──▶ one task a node looks after it
+//!                                                                                       │ its process ends, or did not start
 //!                            stays down, says why ◀── third failure in ten minutes ◀────┤
 //!                            started again after a pause ◀──────────────────────────────┘
 //! ```
+//! A node that cannot start, or has no directory, keeps no other one down (`prepare`).
+//!
 //! The processes are tied to this one by their standard input: when it ends, for whatever reason, they stop. They
 //! are process groups of their own, so that a Ctrl-C reaches this command alone, which then stops them in order.
 //!
 //! A process that ended well was told to stop by somebody else, and is left alone. So is one that found another process of its
 //! node, the higher of the two: started again it would only meet it again.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -26,42 +27,39 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::config::{Flags, load};
-use super::init::{Past, write_directory};
 use super::restart::{FAILURES_MAX, Restarts, Verdict, WINDOW};
-use super::{DONE, DOUBLE, FAILED, PEER_PORT_ABOVE, complain, os_random, say};
-use crate::config::StorageKind;
-use crate::dynamo::cluster::ClusterDescriptor;
-use crate::dynamo::layout::{Layout, Member};
-use crate::dynamo::ring::PartitionCount;
-use crate::io::{Clock, RealClock, RealDisk};
-use crate::storage::directory::{self, FORMAT, NodeMeta};
+use super::{DONE, DOUBLE, FAILED, complain, say};
+use crate::io::{Clock, RealClock};
 use crate::sync::Watched;
 use crate::types::{Mono, NodeId};
+use prepare::{Prepared, prepare};
+
+mod prepare;
 
 /// How long a node may take to stop before it is killed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After this long a node that is not ready yet is spoken of.
 const STARTS_LONG: Duration = Duration::from_secs(10);
-/// The REST port stands this much above the client port.
-const REST_PORT_ABOVE: u16 = 1000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Number of nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=50))]
-    nodes: u16,
+    /// Number of nodes of a new cluster, 3 when left out. One that is there has its own.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=50))]
+    nodes: Option<u16>,
     /// Where the nodes keep their data; made when it is not there, used again when it is.
     #[arg(long, default_value = "ringdove-data")]
     dir: PathBuf,
-    /// Replicas of each key (N); at most the number of nodes. Fixed when the cluster is made.
-    #[arg(long, default_value_t = 3)]
-    replicas: u32,
-    /// Partitions of the ring (Q), a power of two from 8 to 65536. Fixed when the cluster is made.
-    #[arg(long, default_value_t = 256)]
-    partitions: u32,
-    /// First client port; peers listen from 100 above, REST from 1000 above. 0 takes free ports.
-    #[arg(long, default_value_t = 7001)]
-    port: u16,
+    /// Replicas of each key (N); at most the number of nodes; 3, or as many as there are nodes, when left out. Fixed when the
+    /// cluster is made.
+    #[arg(long)]
+    replicas: Option<u32>,
+    /// Partitions of the ring (Q), a power of two from 8 to 65536; 256 when left out. Fixed when the cluster is made.
+    #[arg(long)]
+    partitions: Option<u32>,
+    /// First client port of a new cluster, 7001 when left out; peers listen from 100 above, REST from 1000 above. 0 takes free
+    /// ports; on a cluster that is there, for REST alone.
+    #[arg(long)]
+    port: Option<u16>,
     /// What the nodes log on standard error, as `tracing` filter directives.
     #[arg(long, env = "RINGDOVE_LOG", default_value = "ringdove=warn")]
     log: String,
@@ -99,33 +97,33 @@ pub(super) async fn run(args: Args) -> u8 {
         Ok(effective) => effective.settings.storage,
         Err(code) => return code,
     };
-    let plans = match prepare(&args, storage).await {
-        Ok(plans) => plans,
+    let Prepared { plans, absent, notes } = match prepare(&args, storage).await {
+        Ok(prepared) => prepared,
         Err(message) => {
             complain(&message);
             return FAILED;
         }
     };
+    notes.iter().for_each(|note| complain(note));
+    let started = join_all(plans.iter().map(start)).await;
     let mut code = DONE;
-    let mut nodes = Vec::new();
-    for (plan, started) in plans.iter().zip(join_all(plans.iter().map(start)).await) {
-        match started {
-            Ok(running) => nodes.push((plan.clone(), running)),
-            Err(message) => {
-                complain(&message);
-                code = FAILED;
-            }
+    let nodes: Vec<(Plan, Result<Running, String>)> = plans.into_iter().zip(started).collect();
+    let Some(first) = nodes.iter().find_map(|(plan, started)| started.is_ok().then_some(plan)) else {
+        for (plan, started) in &nodes {
+            complain(started.as_ref().err().map_or("", String::as_str));
+            complain(&format!("{} does not run", plan.id));
         }
+        complain("no node could be started");
+        return FAILED;
+    };
+    announce(&args, &nodes, first);
+    for member in &absent {
+        complain(&member.advice(&first.client_addr));
     }
-    if code != DONE {
-        join_all(nodes.into_iter().map(|(plan, running)| stop(plan.id, running))).await;
-        return code;
-    }
-    announce(&args, &nodes);
     let stopping = Arc::new(Watched::new(false));
-    let keepers = nodes.into_iter().map(|(plan, running)| {
+    let keepers = nodes.into_iter().map(|(plan, started)| {
         let stopping = stopping.clone();
-        tokio::spawn(async move { keep(&plan, running, &stopping).await })
+        tokio::spawn(async move { keep(&plan, started, &stopping).await })
     });
     let all_gone = join_all(keepers.collect::<Vec<_>>());
     tokio::pin!(all_gone);
@@ -161,34 +159,39 @@ async fn told_to_stop() {
 }
 
 /// Looks after one node until `stopping`, or until it stays down.
-async fn keep(plan: &Plan, mut running: Running, stopping: &Watched<bool>) {
+async fn keep(plan: &Plan, mut started: Result<Running, String>, stopping: &Watched<bool>) {
     let (id, dir) = (plan.id, plan.dir.display());
     let clock = RealClock::new();
     let mut restarts = Restarts::default();
     loop {
-        let ended = select! {
-            biased;
-            () = stopping.wait_for(|stop| stop.then_some(())) => return stop(id, running).await,
-            ended = running.child.wait() => ended,
-        };
-        let mut how = match ended {
-            Ok(status) if status.success() => {
-                complain(&format!(
-                    "{id} was told to stop and did; the others go on. To have it back, start anew"
-                ));
-                return;
+        let mut how = match started {
+            Err(how) => how,
+            Ok(mut running) => {
+                let ended = select! {
+                    biased;
+                    () = stopping.wait_for(|stop| stop.then_some(())) => return stop(id, running).await,
+                    ended = running.child.wait() => ended,
+                };
+                match ended {
+                    Ok(status) if status.success() => {
+                        complain(&format!(
+                            "{id} was told to stop and did; the others go on. To have it back, start anew"
+                        ));
+                        return;
+                    }
+                    Ok(status) if status.code() == Some(DOUBLE.into()) => {
+                        complain(&format!(
+                            "{id} stays down: another process runs as {id}, on a copy of {dir}. The others go on. See its \
+                             message above, keep one of the two, then stop this cluster and start it again"
+                        ));
+                        return;
+                    }
+                    Ok(status) => status.to_string(),
+                    Err(error) => error.to_string(),
+                }
             }
-            Ok(status) if status.code() == Some(DOUBLE.into()) => {
-                complain(&format!(
-                    "{id} stays down: another process runs as {id}, on a copy of {dir}. The others go on. See its message \
-                     above, keep one of the two, then stop this cluster and start it again"
-                ));
-                return;
-            }
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
         };
-        running = loop {
+        let running = loop {
             let pause = match restarts.failed(Mono::from_origin(clock.mono())) {
                 Verdict::Again(pause) => pause,
                 Verdict::StayDown => {
@@ -220,17 +223,22 @@ async fn keep(plan: &Plan, mut running: Running, stopping: &Watched<bool>) {
             }
         };
         complain(&format!("{id} is back: pid {}", running.child.id().unwrap_or(0)));
+        started = Ok(running);
     }
 }
 
-fn announce(args: &Args, nodes: &[(Plan, Running)]) {
-    for (plan, running) in nodes {
+fn announce(args: &Args, nodes: &[(Plan, Result<Running, String>)], first: &Plan) {
+    let mut ready = 0;
+    for (plan, started) in nodes {
+        let Ok(running) = started else { continue };
+        ready += 1;
         let pid = running.child.id().unwrap_or(0);
         let (id, client, rest) = (plan.id, &plan.client_addr, &plan.rest_addr);
         say(&format!("{id}  pid {pid}  client {client}  REST http://{rest}"));
     }
-    let (first, dir) = (&nodes[0].0, args.dir.display());
-    say(&format!("\n{} nodes are ready; their data is in {dir}. Try:", nodes.len()));
+    let dir = args.dir.display();
+    let are = if ready == 1 { "node is" } else { "nodes are" };
+    say(&format!("\n{ready} {are} ready; the data is in {dir}. Try:"));
     say(&format!(
         "  curl -X PUT --data 'coo' http://{0}/kv/dove && curl http://{0}/kv/dove",
         first.rest_addr
@@ -240,117 +248,6 @@ fn announce(args: &Args, nodes: &[(Plan, Running)]) {
     say(&format!("  {program} put --addr {} dove coo", first.client_addr));
     say(&format!("  {program} get --addr {} dove", first.client_addr));
     say("Ctrl-C stops them all.");
-}
-
-/// Makes the data directories of a new cluster, or reads those of an old one.
-async fn prepare(args: &Args, storage: StorageKind) -> Result<Vec<Plan>, String> {
-    let disk = RealDisk::new().map_err(|error| format!("cannot start: {error}"))?;
-    let dir_of = |id: u64| args.dir.join(format!("n{id}"));
-    let first = directory::read(&disk, &dir_of(1)).await.map_err(|error| error.to_string())?;
-    let layout = match first {
-        Some(meta) => {
-            let layout = meta.layouts.into_iter().next().ok_or("the first node knows no layout")?;
-            if layout.members().len() != usize::from(args.nodes) {
-                let (dir, had) = (args.dir.display(), layout.members().len());
-                return Err(format!(
-                    "{dir} holds a cluster of {had} nodes: start it with --nodes {had}, or choose another --dir"
-                ));
-            }
-            layout
-        }
-        None => make(args, &disk, dir_of, storage).await?,
-    };
-    let mut plans = Vec::new();
-    for member in layout.members() {
-        for addr in [&member.client_addr, &member.peer_addr] {
-            check_free(addr)?;
-        }
-        let rest_addr = match args.port {
-            0 => free_addr()?,
-            _ => rest_addr_of(member),
-        };
-        check_free(&rest_addr)?;
-        plans.push(Plan {
-            id: member.id,
-            dir: dir_of(member.id.0),
-            client_addr: member.client_addr.clone(),
-            peer_addr: member.peer_addr.clone(),
-            rest_addr,
-            log: args.log.clone(),
-            config: args.config.clone(),
-        });
-    }
-    Ok(plans)
-}
-
-async fn make(
-    args: &Args,
-    disk: &RealDisk,
-    dir_of: impl Fn(u64) -> PathBuf,
-    storage: StorageKind,
-) -> Result<Layout, String> {
-    let random = os_random()?;
-    let mut members = Vec::new();
-    for n in 0..args.nodes {
-        let (client_addr, peer_addr) = match args.port {
-            0 => (free_addr()?, free_addr()?),
-            port => {
-                let at = |above: u16| match port.checked_add(above + n) {
-                    Some(port) => Ok(format!("127.0.0.1:{port}")),
-                    None => Err(format!("--port {port} leaves no room for {} nodes", args.nodes)),
-                };
-                at(REST_PORT_ABOVE)?;
-                (at(0)?, at(PEER_PORT_ABOVE)?)
-            }
-        };
-        let id = NodeId(u64::from(n) + 1);
-        members.push(Member { id, peer_addr, client_addr, zone: String::new(), capacity: 1 });
-    }
-    let partitions = PartitionCount::new(args.partitions).map_err(|error| error.to_string())?;
-    let replicas = args.replicas.min(u32::from(args.nodes));
-    let layout = Layout::first(partitions, replicas, members).map_err(|error| error.to_string())?;
-    let descriptor = ClusterDescriptor::new(partitions, replicas, &random);
-    // The first node's directory comes last: it says that all of them are made.
-    for member in layout.members().iter().rev() {
-        let meta = NodeMeta {
-            format: FORMAT,
-            node: member.id,
-            descriptor: descriptor.clone(),
-            layouts: vec![layout.clone()],
-        };
-        write_directory(disk, &dir_of(member.id.0), &meta, storage, Past::Nothing).await?;
-    }
-    Ok(layout)
-}
-
-/// The REST port is no business of the other nodes, so the layout does not know it.
-fn rest_addr_of(member: &Member) -> String {
-    let port = member.client_addr.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
-    let port = port.and_then(|port| port.checked_add(REST_PORT_ABOVE)).unwrap_or(0);
-    format!("127.0.0.1:{port}")
-}
-
-/// A free port below the range from which systems take the ports of outgoing connections: one of that range
-/// may be taken between this look and the node's start.
-fn free_addr() -> Result<String, String> {
-    const TRIES: usize = 200;
-    for _ in 0..TRIES {
-        let addr = format!("127.0.0.1:{}", 10_000 + u16::from_le_bytes(os_random()?) % 20_000);
-        if TcpListener::bind(&addr).is_ok() {
-            return Ok(addr);
-        }
-    }
-    Err(format!("no free port found in {TRIES} tries between 10000 and 30000: give one with --port"))
-}
-
-fn check_free(addr: &str) -> Result<(), String> {
-    match TcpListener::bind(addr) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!(
-            "{addr} cannot be used ({error}): is another cluster running? Stop it, or start this one with \
-             another --port and --dir"
-        )),
-    }
 }
 
 /// Starts a node's process and waits until it is ready, however long its recovery takes.

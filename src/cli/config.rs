@@ -146,10 +146,16 @@ fn warn_of_unknown_variables() {
 /// When the filter cannot be used; it was checked when the settings were read.
 pub(super) fn start_logging(settings: &Settings) -> Result<(), String> {
     use std::io::IsTerminal;
+    use tracing_subscriber::fmt::format::FmtSpan;
     let filter = tracing_subscriber::EnvFilter::try_new(&settings.log).map_err(|error| error.to_string())?;
     let ansi = settings.log_format == LogFormat::Pretty && std::io::stderr().is_terminal();
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
+    // A span is told when it ends, with its fields and how long it took, if the filter lets its level through: so a
+    // trace id finds a request on every node that it reached.
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_span_events(FmtSpan::CLOSE)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Pretty => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),

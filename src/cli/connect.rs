@@ -36,7 +36,7 @@ pub(super) struct Connect {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Reading {
     /// Replicas that must answer, 1 to N; a majority when left out.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     pub(super) r: Option<u8>,
     /// Count the key's primaries alone, no fallbacks.
     #[arg(long)]
@@ -47,7 +47,7 @@ pub(super) struct Reading {
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Writing {
     /// Replicas that must hold it, 1 to N; a majority when left out.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     pub(super) w: Option<u8>,
     /// Count the key's primaries alone, no fallbacks.
     #[arg(long)]

@@ -153,7 +153,8 @@ fn tell(args: &Args, counts: &Counts, took: Duration) {
         }
         return;
     }
-    let mut text = format!("{} keys, {}, in {}", grouped(*keys), units::bytes(*bytes), units::span(took));
+    let noun = if *keys == 1 { "key" } else { "keys" };
+    let mut text = format!("{} {noun}, {}, in {}", grouped(*keys), units::bytes(*bytes), units::span(took));
     if *siblings > 0 {
         text.push_str(&format!("; {} with siblings", grouped(*siblings)));
     }

@@ -22,6 +22,13 @@ fn words(why: &HintWhy) -> (String, &'static str) {
         HintWhy::Moving => ("on their way".to_owned(), "moving"),
         HintWhy::Down => ("the target is not reachable".to_owned(), "down"),
         HintWhy::Failed(reason) => (format!("the last round ended early: {reason}"), "failed"),
+        HintWhy::Damaged(count) => (
+            format!(
+                "{} cannot be read any more, and go once all primaries of their keys were asked",
+                grouped(*count)
+            ),
+            "damaged",
+        ),
     }
 }
 
@@ -37,21 +44,22 @@ async fn try_run(args: StatusArgs) -> Result<u8, u8> {
             .iter()
             .map(|(node, hints)| match hints {
                 Err(error) => json!({ "node": node.to_string(), "message": error.to_string() }),
-                Ok(hints) => {
-                    let targets = hints.targets.iter().map(|hints| {
+                Ok(told) => {
+                    let targets = told.targets.iter().map(|hints| {
                         let (message, why) = words(&hints.why);
                         json!({
                             "target": hints.target.to_string(),
                             "count": hints.count,
                             "bytes": hints.bytes,
                             "age_ms": hints.age_ms,
+                            "overdue": hints.age_ms >= told.age_warn_ms,
                             "why": why,
                             "message": message,
                         })
                     });
                     json!({
                         "node": node.to_string(),
-                        "guests_max": hints.guests_max,
+                        "guests_max": told.guests_max,
                         "targets": targets.collect::<Vec<_>>(),
                     })
                 }
@@ -62,14 +70,15 @@ async fn try_run(args: StatusArgs) -> Result<u8, u8> {
         say("nothing is kept for others");
     } else {
         let rows: Vec<Vec<String>> = told()
-            .flat_map(|(node, hints)| hints.targets.iter().map(move |hints| (node, hints)))
-            .map(|(node, hints)| {
+            .flat_map(|(node, told)| told.targets.iter().map(move |hints| (node, told.age_warn_ms, hints)))
+            .map(|(node, age_warn_ms, hints)| {
+                let overdue = if hints.age_ms >= age_warn_ms { " (overdue)" } else { "" };
                 vec![
                     node.to_string(),
                     hints.target.to_string(),
                     grouped(hints.count),
                     units::bytes(hints.bytes),
-                    span(Duration::from_millis(hints.age_ms)),
+                    format!("{}{overdue}", span(Duration::from_millis(hints.age_ms))),
                     words(&hints.why).0,
                 ]
             })

@@ -9,7 +9,9 @@
 //! to the key in between, so do not import over keys that are being written; `--retries 0` never sends twice.
 
 use std::collections::BTreeSet;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -63,6 +65,9 @@ pub(super) struct Args {
     /// Put the lines that were not written into this file, as they were.
     #[arg(long, value_name = "FILE")]
     rejects: Option<String>,
+    /// Replace the file of --rejects if it is there.
+    #[arg(long, requires = "rejects")]
+    force: bool,
     /// Print the counts as JSON.
     #[arg(long)]
     json: bool,
@@ -119,10 +124,7 @@ async fn try_run(args: Args) -> Result<u8, u8> {
     client.layouts().await.map_err(|error| failed(&error, args.json))?;
     let mut rejects = match &args.rejects {
         None => None,
-        Some(name) => {
-            let file = std::fs::File::create(name);
-            Some(file.map_err(|error| usage(&format!("cannot write {name}: {error}")))?)
-        }
+        Some(name) => Some(open_rejects(name, args.force, &args.file).map_err(|message| usage(&message))?),
     };
     let bar = ProgressBar::with_draw_target(total, draw_target(args.json));
     let template = match total {
@@ -135,14 +137,20 @@ async fn try_run(args: Args) -> Result<u8, u8> {
     let started = clock();
     let lines = read_lines(input);
     let mut counts = Counts::default();
+    let mut unkept = None;
     let mut reject = |line: &[u8]| {
-        if let Some(file) = &mut rejects {
-            let _ = file.write_all(line).and_then(|()| file.write_all(b"\n"));
+        if let Some(file) = &mut rejects
+            && let Err(error) = file.write_all(&[line, b"\n"].concat())
+        {
+            unkept.get_or_insert(error);
         }
     };
     write_all(&args, format, &client, lines, &bar, &mut counts, &mut reject).await;
     bar.finish_and_clear();
     tell(&args, &counts, clock().saturating_sub(started));
+    if let (Some(error), Some(name)) = (&unkept, &args.rejects) {
+        complain(&format!("not all lines that were not written are in {name}: {error}"));
+    }
     let has = |outcome: &str| counts.others.contains_key(outcome);
     Ok(match () {
         () if has("unknown") => UNKNOWN,
@@ -150,6 +158,28 @@ async fn try_run(args: Args) -> Result<u8, u8> {
         () if !counts.others.is_empty() => FAILED,
         () => DONE,
     })
+}
+
+/// The file for lines that are not written. It never takes the place of the one that is read, and of another one only when
+/// that is asked for.
+#[allow(clippy::disallowed_methods)] // not node code: the user's own files
+fn open_rejects(name: &str, force: bool, input: &str) -> Result<File, String> {
+    let input = if input == "-" { "/dev/stdin" } else { input };
+    let (there, read) = (std::fs::metadata(name).ok(), std::fs::metadata(input).ok());
+    let place = |meta: &Metadata| (meta.dev(), meta.ino());
+    if there.is_some() && there.as_ref().map(place) == read.as_ref().map(place) {
+        return Err(format!("--rejects {name} is what is read: name another file"));
+    }
+    let mut options = OpenOptions::new();
+    options.write(true);
+    match there.map(|there| there.is_file()) {
+        None => options.create_new(true),
+        Some(true) if force => options.truncate(true),
+        Some(true) => return Err(format!("{name} exists; --force replaces it")),
+        // A terminal, a pipe.
+        Some(false) => &mut options,
+    };
+    options.open(name).map_err(|error| format!("cannot write {name}: {error}"))
 }
 
 /// Reads lines where it may block: a pipe may keep it waiting for ever.

@@ -273,9 +273,10 @@ async fn from_node(args: &Args, addr: &str) -> Result<String, Wrong> {
     };
     let Some(member) = told.active.iter().find_map(|layout| layout.member(id)) else {
         return Err(Wrong::Failed(format!(
-            "{id} is not a member of cluster {cluster}, whose members are {}: {HOW_ID}. Members are named when a \
-             cluster is made and cannot be added yet",
-            names(layout)
+            "{id} is not a member of cluster {cluster}, whose members are {}: {HOW_ID}. To add it, name it with \
+             `ringdove layout add {}=HOST:PORT --yes` first",
+            names(layout),
+            id.0
         )));
     };
     if open(&clock, &member.client_addr, None, Some(cluster), LISTEN_FOR)
@@ -348,7 +349,7 @@ async fn make(args: &Args, meta: &NodeMeta, past: Past) -> Result<(), Wrong> {
     write_directory(&disk, &args.dir, meta, storage, past).await.map_err(Wrong::Failed)
 }
 
-/// Makes a directory of a member, for storage of this kind. For storage in memory it holds who the node is, and
+/// Makes a directory of a member, for storage of this kind; never in the place of one that is there. For storage in memory it holds who the node is, and
 /// until the first start a note if that one shall count as refilled.
 pub(super) async fn write_directory(
     disk: &RealDisk,
@@ -358,6 +359,7 @@ pub(super) async fn write_directory(
     past: Past,
 ) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("{} cannot be made: {error}", dir.display());
+    check_no_node(disk, dir).await?;
     disk.create_dir_all(dir).await.map_err(failed)?;
     match (storage, past) {
         (StorageKind::Log, Past::Nothing) => {
@@ -375,6 +377,18 @@ pub(super) async fn write_directory(
     directory::write(disk, dir, meta).await.map_err(|error| error.to_string())
 }
 
+/// That the directory is no node's: what such a one holds may be acknowledged.
+async fn check_no_node(disk: &RealDisk, dir: &Path) -> Result<(), String> {
+    let Some(meta) = directory::read(disk, dir).await.map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
+    let (shown, node, cluster) = (dir.display(), meta.node, meta.descriptor.cluster);
+    Err(format!(
+        "{shown} is the directory of {node} of cluster {cluster} already, and stays as it is: choose another --dir, or \
+         start this one with `ringdove serve --dir {shown}`"
+    ))
+}
+
 /// Whether the directory is absent or empty. What an earlier `init` that was cut short left does not count.
 async fn check_free(disk: &RealDisk, dir: &Path) -> Result<(), Wrong> {
     let shown = dir.display();
@@ -383,13 +397,7 @@ async fn check_free(disk: &RealDisk, dir: &Path) -> Result<(), Wrong> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Wrong::Failed(format!("{shown} cannot be a data directory: {error}"))),
     };
-    if let Some(meta) = directory::read(disk, dir).await? {
-        let (node, cluster) = (meta.node, meta.descriptor.cluster);
-        return Err(Wrong::Failed(format!(
-            "{shown} is the directory of {node} of cluster {cluster} already, and stays as it is: choose another \
-             --dir, or start this one with `ringdove serve --dir {shown}`"
-        )));
-    }
+    check_no_node(disk, dir).await.map_err(Wrong::Failed)?;
     match there.iter().find(|name| !["LOCK", "node.meta.new"].contains(&name.as_str())) {
         None => Ok(()),
         Some(first) => Err(Wrong::Failed(format!(
@@ -416,6 +424,28 @@ mod tests {
             (NodeId(3), "[::1]:7001", "[::2]:9")
         );
         assert_eq!((member.zone.as_str(), member.capacity), ("b", 4));
+    }
+
+    #[tokio::test]
+    async fn a_directory_of_a_node_is_never_written_over() {
+        let parent = tempfile::tempdir().unwrap();
+        let (disk, dir) = (RealDisk::new().unwrap(), parent.path().join("n1"));
+        let (q, member) = (PartitionCount::new(8).unwrap(), parse_member("1=db1:7001").unwrap());
+        let layout = Layout::first(q, 1, vec![member]).unwrap();
+        let meta = |random| {
+            let (node, descriptor) = (NodeId(1), ClusterDescriptor::new(q, 1, &[random; 64]));
+            NodeMeta { format: FORMAT, node, descriptor, layouts: vec![layout.clone()] }
+        };
+        write_directory(&disk, &dir, &meta(1), StorageKind::Log, Past::Nothing).await.unwrap();
+        for (storage, past) in [
+            (StorageKind::Log, Past::Nothing),
+            (StorageKind::Memory, Past::Nothing),
+            (StorageKind::Log, Past::Unknown),
+        ] {
+            let written = write_directory(&disk, &dir, &meta(2), storage, past).await;
+            assert!(written.is_err_and(|words| words.contains("stays as it is")), "{storage:?} {past:?}");
+        }
+        assert_eq!(directory::read(&disk, &dir).await.unwrap(), Some(meta(1)));
     }
 
     #[test]

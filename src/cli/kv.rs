@@ -41,6 +41,9 @@ pub(super) struct PutArgs {
     connect: Connect,
     #[command(flatten)]
     writing: Writing,
+    /// Replicas that must answer where a condition is looked at, if those are more than `-w`; a majority when left out.
+    #[arg(short, value_parser = units::replicas)]
+    r: Option<u8>,
     #[command(flatten)]
     overwriting: Overwriting,
     #[command(flatten)]
@@ -75,7 +78,7 @@ pub(super) struct DeleteArgs {
     #[command(flatten)]
     writing: Writing,
     /// Replicas that must answer the read before the deletion; a majority when left out.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     r: Option<u8>,
     #[command(flatten)]
     overwriting: Overwriting,
@@ -217,8 +220,12 @@ async fn try_put(args: PutArgs) -> Result<u8, u8> {
         args.value.clone().into()
     };
     let context = if args.new_sibling { Context::Nothing } else { Context::Current };
-    let mut options =
-        WriteOptions { context: Some(context), expiry: expiry(args.ttl), ..args.writing.options() };
+    let mut options = WriteOptions {
+        r: args.r,
+        context: Some(context),
+        expiry: expiry(args.ttl),
+        ..args.writing.options()
+    };
     args.overwriting.apply(&mut options);
     if args.if_absent {
         options.context = Some(Context::Nothing);

@@ -1,6 +1,6 @@
 //! `ringdove status` and `ringdove layout`: what a cluster is made of, and how its nodes are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -184,6 +184,7 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
         "SEES DOWN",
     ];
     say(&table(&heading, &rows));
+    show_views(asked);
     for (node, _, status) in asked {
         match status {
             Err(error) => complain(&format!("{node}: {error}")),
@@ -198,13 +199,58 @@ fn show_status(layouts: &[Arc<Layout>], asked: &[Asked]) {
     }
     if damaged > 0 {
         complain(&format!(
-            "{damaged} damaged record(s): they are repaired from the other replicas as they are read"
+            "{damaged} damaged record(s) found since the nodes' starts: primaries repair theirs from each other as they compare; \
+             those kept for other nodes go once all primaries of their keys were asked (`ringdove hints`)"
         ));
     }
     if versions.len() > 1 {
         let each = versions.iter().map(|(version, nodes)| format!("{version} on {}", names(nodes)));
         complain(&format!("several versions of the program: {}", each.collect::<Vec<_>>().join(", ")));
     }
+}
+
+/// Nodes whose views of each other are shown as a square.
+const SQUARE_MAX: usize = 8;
+
+/// What each node takes every other for, with its suspicion (phi) and how long ago it was heard.
+fn show_views(asked: &[Asked]) {
+    let views = || {
+        let told = asked.iter().filter_map(|(node, _, status)| Some((node, status.as_ref().ok()?)));
+        told.map(|(node, status)| (node.to_string(), &status.peers)).filter(|(_, peers)| !peers.is_empty())
+    };
+    let heard = |peer: &PeerView| span(Duration::from_millis(peer.heard_ms_ago));
+    let phi = |peer: &PeerView| format!("{:.1}", f64::from(peer.phi_thousandths) / 1000.0);
+    let seen: BTreeSet<NodeId> = views().flat_map(|(_, peers)| peers).map(|peer| peer.node).collect();
+    if seen.is_empty() {
+        return;
+    }
+    say("\nwhat each node takes the others for: state, suspicion (phi), last heartbeat");
+    if seen.len() > SQUARE_MAX {
+        let row = |node: &String, peer: &PeerView| {
+            vec![
+                node.clone(),
+                peer.node.to_string(),
+                state_word(peer.state).to_owned(),
+                phi(peer),
+                heard(peer),
+            ]
+        };
+        let rows: Vec<Vec<String>> =
+            views().flat_map(|(node, peers)| peers.iter().map(move |peer| row(&node, peer))).collect();
+        say(&table(&["NODE", "SEES", "STATE", ">PHI", ">HEARD"], &rows));
+        return;
+    }
+    let cell = |peers: &[PeerView], seen: &NodeId| match peers.iter().find(|peer| peer.node == *seen) {
+        Some(peer) => format!("{}, {}, {}", state_word(peer.state), phi(peer), heard(peer)),
+        None => "-".to_owned(),
+    };
+    let row = |(node, peers): (String, &Vec<PeerView>)| {
+        std::iter::once(node).chain(seen.iter().map(|seen| cell(peers, seen))).collect()
+    };
+    let rows: Vec<Vec<String>> = views().map(row).collect();
+    let names: Vec<String> = seen.iter().map(ToString::to_string).collect();
+    let heading: Vec<&str> = std::iter::once("NODE").chain(names.iter().map(String::as_str)).collect();
+    say(&table(&heading, &rows));
 }
 
 /// What a node takes another for, with its suspicion and how long ago it was heard.

@@ -27,7 +27,7 @@ pub(super) struct Range {
     #[arg(long)]
     key_base64: bool,
     /// Replicas from which each partition is read, 1 to N.
-    #[arg(short, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short, value_parser = units::replicas)]
     r: Option<u8>,
     /// Which of several concurrent values.
     #[arg(long, value_enum, default_value = "siblings")]

@@ -35,13 +35,23 @@ pub(super) fn positive(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// A duration that a node waits for.
+/// A duration that a node waits for. What it gives at the most, `timeout_max`, it says itself.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     let timeout = positive(text)?;
-    if timeout > Duration::from_secs(60) {
-        return Err("nodes give a request 60s at most".to_owned());
+    if timeout > Duration::from_secs(3600) {
+        return Err("no node gives a request more than 1h".to_owned());
     }
     Ok(timeout)
+}
+
+/// A number of replicas. How many there are the node says.
+pub(super) fn replicas(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => {
+            Err("a number from 1 to N, the replicas of each key (`ringdove layout` shows N)".to_owned())
+        }
+        Ok(replicas) => Ok(replicas),
+    }
 }
 
 /// `sync` or `interval:TIME`.
@@ -215,7 +225,7 @@ mod tests {
         for wrong in ["", "s", "5 s", "five", "-5s", "1e9s", "1.2.3s", "99999999999999999999d"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
-        assert!(timeout("0ms").is_err() && timeout("61s").is_err());
+        assert!(timeout("0ms").is_err() && timeout("61m").is_err() && timeout("1h").is_ok());
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl Tries {
 
 impl Inner {
     pub(super) fn asked(&self, timeout: Option<Duration>, trace_id: TraceId) -> Asked {
+        let trace_id = if trace_id == TraceId::default() { self.pool.trace_id() } else { trace_id };
         Asked { deadline: self.pool.now() + timeout.unwrap_or(self.config.timeout), trace_id }
     }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::net::message::{
     BATCH_ITEMS_MAX, Get, Message, MultiGet, MultiGetReply, MultiPut, MultiPutReply, Put, PutOutcome, Refusal,
 };
-use crate::types::{Key, Namespace};
+use crate::types::{Key, Namespace, TraceId};
 
 /// Most bytes of keys and values in one part: well below a frame, and enough to make its head cheap.
 const PART_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -32,7 +32,7 @@ pub struct BatchWrite {
     pub key: Key,
     /// The value; none deletes.
     pub value: Option<Bytes>,
-    /// As of a single write; its time and trace id are not used.
+    /// As of a single write. Its time is not used, and the first trace id of a batch follows all of it.
     pub options: WriteOptions,
 }
 
@@ -126,7 +126,8 @@ impl Client {
         writes: &[BatchWrite],
         timeout: Option<std::time::Duration>,
     ) -> Vec<Result<PutReply, ClientError>> {
-        let asked = self.inner.asked(timeout, crate::types::TraceId::default());
+        let given = writes.iter().map(|write| write.options.trace_id).find(|id| *id != TraceId::default());
+        let asked = self.inner.asked(timeout, given.unwrap_or_default());
         let put = |write: &BatchWrite| {
             let write_id = write.options.write_id.unwrap_or_else(|| self.write_id());
             write.options.put(&write.key, write.value.clone(), write_id)

@@ -58,7 +58,7 @@ pub struct ReadOptions {
     pub resolve: Resolve,
     /// Time for the whole operation; left out: that of the configuration.
     pub timeout: Option<Duration>,
-    /// Follows the operation through the nodes.
+    /// Follows the operation through the nodes; zero: one of its own.
     pub trace_id: TraceId,
 }
 
@@ -88,7 +88,7 @@ pub struct WriteOptions {
     pub write_id: Option<WriteId>,
     /// Time for the whole operation; left out: that of the configuration.
     pub timeout: Option<Duration>,
-    /// Follows the operation through the nodes.
+    /// Follows the operation through the nodes; zero: one of its own.
     pub trace_id: TraceId,
 }
 

@@ -34,7 +34,7 @@ use crate::net::codec::CodecError;
 use crate::net::envelope::{Frame, FrameHead};
 use crate::net::link::{CallError, Link, OpenError, hello};
 use crate::net::message::{RefusalCode, Spoken};
-use crate::types::{ClusterId, Mono};
+use crate::types::{ClusterId, Mono, TraceId};
 
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(3);
@@ -131,6 +131,7 @@ pub(super) struct Pool {
     /// Set by the first node that answers; from then on no node of another cluster is talked to.
     cluster: Mutex<Option<ClusterId>>,
     rng: Mutex<ChaCha8Rng>,
+    traces: Mutex<ChaCha8Rng>,
     slots: Mutex<BTreeMap<Addr, Arc<Slot>>>,
 }
 
@@ -141,6 +142,9 @@ impl Pool {
         seed: [u8; 32],
         config: &super::ClientConfig,
     ) -> Pool {
+        // A stream of its own: whether ids are asked for moves no name of a write, and no pause.
+        let mut traces = ChaCha8Rng::from_seed(seed);
+        traces.set_stream(1);
         Pool {
             net,
             clock,
@@ -148,6 +152,7 @@ impl Pool {
             spoken: config.spoken,
             cluster: Mutex::new(config.cluster),
             rng: Mutex::new(ChaCha8Rng::from_seed(seed)),
+            traces: Mutex::new(traces),
             slots: Mutex::default(),
         }
     }
@@ -170,6 +175,13 @@ impl Pool {
     /// `pause`, shortened by up to half.
     pub(super) fn jittered(&self, pause: Duration) -> Duration {
         pause.mul_f64(self.rng().random_range(0.5..=1.0))
+    }
+
+    /// A name for an operation that was given none, by which the logs of all nodes know it.
+    pub(super) fn trace_id(&self) -> TraceId {
+        let mut id = [0; 16];
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut id);
+        TraceId(id)
     }
 
     fn rng(&self) -> MutexGuard<'_, ChaCha8Rng> {

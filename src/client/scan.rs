@@ -16,13 +16,15 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Pages {
     client: Client,
     scan: Scan,
+    /// One for all pages.
+    trace_id: TraceId,
     done: bool,
 }
 
 impl Client {
     /// A scan as [`Scan`] says, from its `after` on.
     pub fn scan(&self, scan: Scan) -> Pages {
-        Pages { client: self.clone(), scan, done: false }
+        Pages { client: self.clone(), scan, trace_id: self.inner.pool.trace_id(), done: false }
     }
 }
 
@@ -40,7 +42,7 @@ impl Pages {
         let inner = &self.client.inner;
         let mut tries = inner.config.tries.max(1);
         loop {
-            let asked = inner.asked(None, TraceId::default());
+            let asked = inner.asked(None, self.trace_id);
             let page: ScanReply = inner.run(Kind::Read, Target::Anyone, &self.scan, asked).await?;
             let moved = page.cursor.is_some() && page.cursor != self.scan.after;
             if moved || !page.more {

@@ -187,6 +187,8 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of such records a second that one node is handed at the most."),
     row!(guests_max, count(0, 1_000_000_000), number node.guests_max,
         "Records that are kept for other nodes; further ones are refused, and the coordinator asks the next node."),
+    row!(hint_age_warn, time(MS, HOUR.saturating_mul(24 * 365)), time node.hint_age_warn,
+        "What is kept for a node longer than this is told in the log and shown in `ringdove hints`. Nothing is dropped for its age."),
     row!(anti_entropy_interval, time(MS.saturating_mul(10), HOUR.saturating_mul(24)), time node.anti_entropy_interval,
         "About once in this time each partition is compared with those of all its other primaries, and what differs is repaired."),
     row!(anti_entropy_bytes_per_second, size(64 * KIB, 64 * GIB), number node.anti_entropy_bytes_per_second,

@@ -27,7 +27,7 @@ pub enum Expected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unmet {
     /// There are values.
-    #[error("the key has {values} values, the write asked for none")]
+    #[error("the key has {}, the write asked for none", counted(*.values))]
     Present {
         /// How many.
         values: usize,
@@ -35,6 +35,10 @@ pub enum Unmet {
     /// The key was written or deleted since.
     #[error("the key was written or deleted since the context was read")]
     Changed,
+}
+
+fn counted(values: usize) -> String {
+    if values == 1 { "a value".to_owned() } else { format!("{values} values") }
 }
 
 /// Judges what the replicas hold at `now`; what the write then overwrites.

@@ -47,7 +47,8 @@
 //!
 //! [`Detector::tick`] is to be called once an interval. When it comes late by more than [`DetectorConfig::stall_after`]
 //! this node was paused or starved: silence that fell into the gap says nothing about others. All silences are
-//! shortened by the gap, and nobody is accused for two intervals.
+//! shortened by the gap, and nobody is accused for two intervals. What else wakes up before that tick, as calls whose time was up
+//! meanwhile, accuses nobody either: a tick that is overdue by as much counts like one that came late.
 //!
 //! Absent: the network, clocks (every call takes `now`), randomness, ownership, membership.
 //!
@@ -248,8 +249,17 @@ impl Detector {
         }
     }
 
+    /// Whether this node seems to have been stalled, though no tick has told so yet: calls whose time was up meanwhile may come
+    /// before the timer.
+    fn is_late(&self, now: Mono) -> bool {
+        now.since(self.ticked) > self.config.stall_after
+    }
+
     /// A peer refused a connection.
     pub fn refused(&mut self, now: Mono, node: NodeId) {
+        if self.is_late(now) {
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.fall(now, Reason::Refused, self.config.interval);
         }
@@ -257,7 +267,7 @@ impl Detector {
 
     /// A call to a peer was not answered in its time.
     pub fn timed_out(&mut self, now: Mono, node: NodeId) {
-        if now < self.grace {
+        if now < self.grace || self.is_late(now) {
             return;
         }
         if let Some(peer) = self.peers.get_mut(&node) {

@@ -54,7 +54,7 @@ pub struct PutRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PutNotStarted {
     /// Fewer nodes are reachable than must hold it.
-    #[error("{have} replicas are reachable, the write needs {need}")]
+    #[error("only {have} of the {need} replicas that the write needs can be reached")]
     TooFewCandidates {
         /// Reachable candidates that could count, in the active layout that is worst off.
         have: usize,

@@ -43,7 +43,7 @@ use super::version::{Content, Dot, Record, Sibling};
 use crate::types::{NodeId, Wall};
 
 /// How far a node is in a partition's rounds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fences {
     /// It takes no record that comes with a lower one.
     pub raised: u64,
@@ -72,6 +72,12 @@ impl Fences {
         } else {
             Admission::Take
         }
+    }
+
+    /// The higher of each of the two. They are not compared as a pair: of {6, 0} and {5, 5} neither may be lost.
+    #[must_use]
+    pub fn join(self, other: Fences) -> Fences {
+        Fences { raised: self.raised.max(other.raised), committed: self.committed.max(other.committed) }
     }
 }
 

@@ -96,8 +96,8 @@ fn requests(text: &mut Text, gateway: &Gateway) {
     text.gauge("ringdove_uptime_seconds", "Time since the node's start.", uptime);
 
     let name = "ringdove_request_seconds";
-    let help = "Requests of clients, by operation, door (binary, rest, peer: passed on by another node) and outcome, with \
-                the time that they took.";
+    let help = "Requests of clients, by operation, door (binary, rest, peer: passed on by another node) and outcome (of a \
+                batch, that of the item that ended worst), with the time that they took.";
     text.family(name, "histogram", help);
     for operation in Operation::ALL {
         for door in Door::ALL {
@@ -171,6 +171,8 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_guests_delivered_total", help, metrics.guests_delivered.get());
     let help = "Of these, those that changed meanwhile and are handed over once more.";
     text.counter("ringdove_guests_outrun_total", help, metrics.guests_outrun.get());
+    let help = "Records kept for other nodes that could not be read, let go once every primary had what any of them held.";
+    text.counter("ringdove_guests_lost_total", help, metrics.guests_lost.get());
     let help = "Times that a round of handing over ended early.";
     text.counter("ringdove_handoff_failures_total", help, metrics.handoff_failures.get());
     let help = "Records to be kept for other nodes that were refused because too many are.";
@@ -183,6 +185,9 @@ fn quorums(text: &mut Text, gateway: &Gateway) {
     text.counter("ringdove_exchanges_total", help, metrics.exchanges.get());
     let help = "Times that a partition could not be compared with those of all other primaries.";
     text.counter("ringdove_exchanges_failed_total", help, metrics.exchanges_failed.get());
+    let help =
+        "Keys found to differ from another primary's, counted again in each comparison that finds them.";
+    text.counter("ringdove_exchange_keys_total", help, metrics.exchange_keys.get());
     let name = "ringdove_exchanged_records_total";
     let help = "Records found to differ: pulled from another primary, or pushed to it.";
     text.family(name, "counter", help);
@@ -275,6 +280,22 @@ fn peers(text: &mut Text, gateway: &Gateway) {
         "1 for a peer to which calls are made, 0 for one that is left alone since a call failed.",
     );
     peers.iter().for_each(|(peer, up, _)| text.sample(name, &[("peer", peer)], u8::from(*up)));
+    let name = "ringdove_peer_phi";
+    text.family(
+        name,
+        "gauge",
+        "The node's suspicion of the peer: it grows while nothing is heard; see phi_threshold.",
+    );
+    for view in node.views() {
+        let phi = f64::from(view.phi_thousandths) / 1000.0;
+        text.sample(name, &[("peer", &view.node.to_string())], phi);
+    }
+    let name = "ringdove_hints";
+    let help = "Records kept for the target: guests, and own copies of which it is noted that the target lacks them.";
+    text.family(name, "gauge", help);
+    for (target, count) in node.hints_kept() {
+        text.sample(name, &[("target", &target.to_string())], count);
+    }
     let name = "ringdove_peer_in_flight";
     text.family(name, "gauge", "Requests to the peer that wait for its answer.");
     peers.iter().for_each(|(peer, _, load)| text.sample(name, &[("peer", peer)], load.0));

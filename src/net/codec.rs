@@ -7,6 +7,8 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::types::KeyError;
+
 /// Most bytes that decoding one body may claim: a record of 32 MiB and its bookkeeping.
 pub const BODY_LEN_MAX: usize = 40 * 1024 * 1024;
 
@@ -16,6 +18,9 @@ pub enum CodecError {
     /// The bytes are not such a body.
     #[error("malformed body: {0}")]
     Malformed(String),
+    /// The bytes are such a body, but for a key that is longer than one may be.
+    #[error("{0}")]
+    TooLarge(String),
     /// There are more bytes than the body has.
     #[error("malformed body: {0} bytes too many")]
     Trailing(usize),
@@ -63,18 +68,46 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     match read(bytes) {
         Ok((value, read)) if read == bytes.len() => Ok(value),
         Ok((_, read)) => Err(CodecError::Trailing(bytes.len() - read)),
-        Err(error) => Err(CodecError::Malformed(error.to_string())),
+        Err(error) => Err(refused(&error)),
     }
+}
+
+/// Why bytes are no such value, in words that say nothing of how they are read.
+fn refused(error: &bincode::error::DecodeError) -> CodecError {
+    use bincode::error::DecodeError as Error;
+    let words = match error {
+        // What a type's own check says.
+        Error::OtherString(words) if is_key_too_long(words) => return CodecError::TooLarge(words.clone()),
+        Error::OtherString(words) => words,
+        Error::Other(words) => *words,
+        Error::UnexpectedEnd { .. } => "it ends too soon",
+        Error::LimitExceeded => "it claims to be longer than it may be",
+        Error::InvalidIntegerType { .. } | Error::OutsideUsizeRange(_) => {
+            "a number is too large for its place"
+        }
+        Error::UnexpectedVariant { .. } => "a choice is none of those there are",
+        Error::Utf8 { .. } => "a text is not UTF-8",
+        Error::InvalidBooleanValue(_) => "a flag is neither 0 nor 1",
+        _ => "its bytes make no sense",
+    };
+    CodecError::Malformed(words.to_owned())
+}
+
+/// serde hands on what a type's check says as text alone, so a key that is too long is known by its words.
+fn is_key_too_long(words: &str) -> bool {
+    let len = words.split(' ').find_map(|word| word.parse().ok());
+    len.is_some_and(|len| KeyError::TooLong { len }.to_string() == words)
 }
 
 /// Reads a value that stands at the beginning of `bytes`, whatever follows.
 pub fn decode_first<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    read(bytes).map(|(value, _)| value).map_err(|error| CodecError::Malformed(error.to_string()))
+    read(bytes).map(|(value, _)| value).map_err(|error| refused(&error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{KEY_LEN_MAX, Key};
     use bytes::Bytes;
 
     #[test]
@@ -97,6 +130,20 @@ mod tests {
             assert!(bytes.len() <= len);
             assert_eq!(decode::<Vec<u128>>(&bytes), Ok(list));
         }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_in_plain_words() {
+        let words = |bytes: &[u8]| decode::<(Key, bool, Option<Bytes>)>(bytes).unwrap_err();
+        let malformed = |words: &str| CodecError::Malformed(words.to_owned());
+        assert_eq!(words(&[0]), malformed("a key needs at least one byte"));
+        assert_eq!(words(&[4, b'd']), malformed("it ends too soon"));
+        assert_eq!(words(&[1, b'd', 7]), malformed("a flag is neither 0 nor 1"));
+        assert_eq!(words(&[1, b'd', 1, 9]), malformed("a choice is none of those there are"));
+        let mut long = Vec::new();
+        encode_into(&Bytes::from(vec![7; KEY_LEN_MAX + 1]), &mut long).unwrap();
+        let too_long = KeyError::TooLong { len: KEY_LEN_MAX + 1 }.to_string();
+        assert_eq!(words(&long), CodecError::TooLarge(too_long));
     }
 
     #[test]

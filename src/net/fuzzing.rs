@@ -1,5 +1,5 @@
 //! What the fuzz targets do with bytes that could have come from a socket. Not part of the library's interface: `fuzz/`
-//! and `tests/wire_fuzzing` run the same bodies.
+//! and `tests/fuzzing` run the same bodies.
 //!
 //! ```text
 //!   frames    a byte stream in small pieces and in one: the same frames, which read back as they are written
@@ -8,7 +8,7 @@
 //!   layouts   a history from a peer: joined with one that is held it is refused, or gives a sound one
 //!   token     a context: it opens for its own key alone, and seals to the same bytes
 //! ```
-//! Nothing may panic, and nothing may take memory out of proportion to the bytes (`tests/wire_fuzzing` counts). What
+//! Nothing may panic, and nothing may take memory out of proportion to the bytes (`tests/fuzzing` counts). What
 //! stands behind a checksum or a MAC would be out of a fuzzer's reach, so the first byte of an input chooses whether
 //! these are made right.
 

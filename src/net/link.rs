@@ -46,6 +46,8 @@ pub enum OpenError {
         addr: String,
         /// The system's words.
         reason: String,
+        /// Whether nobody listens there: the host answers, the process does not run.
+        refused: bool,
     },
     /// No answer in time.
     #[error("{addr} does not answer")]
@@ -167,6 +169,7 @@ impl Link {
             let connect = |error: std::io::Error| OpenError::Connect {
                 addr: addr.to_owned(),
                 reason: error.to_string(),
+                refused: error.kind() == std::io::ErrorKind::ConnectionRefused,
             };
             let stream = net.connect(addr).await.map_err(connect)?;
             shake_hands(stream, clock.as_ref(), addr, hello).await
@@ -341,7 +344,11 @@ async fn shake_hands(
     let mut reader = FrameReader::new(reader);
     let addr = || addr.to_owned();
     let protocol = |reason: String| OpenError::Protocol { addr: addr(), reason };
-    let connect = |error: std::io::Error| OpenError::Connect { addr: addr(), reason: error.to_string() };
+    let connect = |error: std::io::Error| OpenError::Connect {
+        addr: addr(),
+        reason: error.to_string(),
+        refused: false,
+    };
 
     let head = FrameHead { version: HANDSHAKE_VERSION, ..FrameHead::default() };
     let frame = hello.to_frame(head).map_err(|error| protocol(error.to_string()))?;

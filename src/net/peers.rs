@@ -7,7 +7,8 @@
 //!
 //! A link is opened by a task of its own: callers in a hurry give up waiting for it without giving it up, so it is known of each
 //! opening how long it has been without an answer. [`Peers::silent_since`] tells that, and the same of calls over a link on which
-//! nothing at all comes: what one call of 40 ms cannot show, many of them do.
+//! nothing at all comes: what one call of 40 ms cannot show, many of them do. A dial that is found to be late long after its time says
+//! that this process was paused; the peer is dialled anew, and not taken for down.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 /// Longest time for opening a link; a call with less time left gives up earlier.
 const OPEN_MAX: Duration = Duration::from_secs(2);
+/// A dial that is given up so much after its time was given up by a process that did not run: it says nothing of the peer.
+const LATE: Duration = Duration::from_millis(500);
 /// So long what the last dial came to stands ([`Peers::reach`]).
 const FRESH: Duration = Duration::from_millis(10);
 
@@ -77,13 +80,15 @@ struct Dialler {
     clock: Arc<dyn Clock>,
     hello: Hello,
     jitter: Mutex<ChaCha8Rng>,
+    /// Nodes that have refused a dial, until somebody asks.
+    refused: Mutex<Vec<NodeId>>,
 }
 
 impl Peers {
     /// No link is open yet.
     pub fn new(net: Arc<dyn Net>, clock: Arc<dyn Clock>, hello: Hello, seed: u64) -> Peers {
         let jitter = Mutex::new(ChaCha8Rng::seed_from_u64(seed));
-        let dialler = Arc::new(Dialler { net, clock, hello, jitter });
+        let dialler = Arc::new(Dialler { net, clock, hello, jitter, refused: Mutex::default() });
         Peers { dialler, slots: Mutex::new(BTreeMap::new()) }
     }
 
@@ -115,6 +120,12 @@ impl Peers {
     pub fn silent_since(&self, node: NodeId) -> Option<Mono> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.get(&node).and_then(|slot| slot.peer().silent)
+    }
+
+    /// The nodes at which nobody listened when they were dialled since the last call of this, once for each dial. The failure
+    /// detector remembers them longer than the next dial that succeeds.
+    pub fn take_refused(&self) -> Vec<NodeId> {
+        std::mem::take(&mut self.dialler.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests in flight to a node, and bytes that wait to be written to it; zero without a link.
@@ -280,8 +291,15 @@ impl Dialler {
         });
         let now = self.now();
         let mut peer = slot.peer();
-        if !matches!(&opened, Err(OpenError::TimedOut { .. })) {
+        let is_late = matches!(&opened, Err(OpenError::TimedOut { .. })) && now > latest + LATE;
+        if is_late || !matches!(&opened, Err(OpenError::TimedOut { .. })) {
             peer.silent = None;
+        }
+        if is_late {
+            return;
+        }
+        if matches!(&opened, Err(OpenError::Connect { refused: true, .. })) {
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).push(node);
         }
         match opened {
             Ok(link) => {
@@ -439,5 +457,36 @@ mod tests {
         assert_eq!(peers.down(), [], "two seconds are its time");
         clock.sleep_until((since + OPEN_MAX + BACK_OFF_MIN / 4).since_origin()).await;
         assert_eq!(peers.down(), [NodeId(2)], "though nobody has waited so long");
+    }
+
+    /// The real clock, and a pause of the whole process.
+    struct Paused(RealClock, AtomicUsize);
+
+    impl Clock for Paused {
+        fn mono(&self) -> Duration {
+            self.0.mono() + Duration::from_secs(self.1.load(Ordering::SeqCst) as u64)
+        }
+        fn wall(&self) -> Duration {
+            self.0.wall()
+        }
+        fn sleep_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+            self.0.sleep_until(
+                deadline.saturating_sub(Duration::from_secs(self.1.load(Ordering::SeqCst) as u64)),
+            )
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dial_that_a_pause_has_cut_short_says_nothing_of_the_peer() {
+        let clock = Arc::new(Paused(RealClock::new(), AtomicUsize::new(0)));
+        let peers = Peers::new(Arc::new(Silence), clock.clone(), hello(Spoken::default(), None, None), 1);
+        let began = clock.mono();
+        let deadline = Mono::from_origin(began + Duration::from_millis(50));
+        let call = peers.call::<Pong>(NodeId(2), "silence:1", &Ping, FrameHead::default(), deadline);
+        assert!(matches!(call.await, Err(CallError::NotSent(_))));
+        clock.1.store(20, Ordering::SeqCst);
+        clock.0.sleep_until(began + OPEN_MAX + LATE).await;
+        assert_eq!(peers.down(), []);
+        assert_eq!(peers.silent_since(NodeId(2)), None);
     }
 }

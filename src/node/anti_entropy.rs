@@ -77,9 +77,15 @@ pub(super) struct Scrubbed {
 }
 
 /// Keeps to a limit of bytes a second.
-struct Pace {
+pub(super) struct Budget {
     began: Mono,
     bytes: u64,
+}
+
+impl Budget {
+    pub(super) fn new(now: Mono) -> Budget {
+        Budget { began: now, bytes: 0 }
+    }
 }
 
 impl Inner {
@@ -122,7 +128,9 @@ impl Inner {
                             lock(&self.dirty).insert(*partition);
                         }
                         self.metrics.exchanges_failed.one();
-                        tracing::debug!(%partition, %why, "not compared with every other primary");
+                        if self.is_news("not compared", 0) {
+                            tracing::warn!(%partition, %why, "not compared with every other primary; more such lines come a minute later");
+                        }
                     }
                 }
             }
@@ -261,7 +269,7 @@ impl Inner {
             taken.map_err(|error| words(&error))?;
         }
         let bits = descent.bits();
-        let mut pace = Pace { began: self.now(), bytes: 0 };
+        let mut pace = Budget::new(self.now());
         for leaves in descent.finish().chunks(LISTED_MAX) {
             point!("exchange-differs");
             self.exchange_leaves(partition, other, flow, bits, leaves, made, &mut pace).await?;
@@ -285,7 +293,7 @@ impl Inner {
         bits: LeafBits,
         leaves: &[u32],
         made: &mut Compared,
-        pace: &mut Pace,
+        pace: &mut Budget,
     ) -> Result<(), String> {
         let mut after: Option<(Namespace, Key)> = None;
         loop {
@@ -318,6 +326,7 @@ impl Inner {
             let slots = differing.into_keys().map(|(namespace, key)| self.slot(Table::Data, namespace, &key));
             let slots: Vec<Slot> = slots.collect();
             made.keys += slots.len() as u64;
+            self.metrics.exchange_keys.add(slots.len() as u64);
             let mut working =
                 stream::iter(slots).map(|slot| self.make_equal(slot, other, flow)).buffer_unordered(AT_ONCE);
             while let Some(bytes) = working.next().await {
@@ -377,8 +386,13 @@ impl Inner {
     /// When the storage fails.
     async fn scrub(&self, partition: PartitionId, others: &[NodeId]) -> Result<Vec<Slot>, String> {
         let mut after: Option<(Namespace, Key)> = None;
-        let mut pace = Pace { began: self.now(), bytes: 0 };
+        let mut pace = Budget::new(self.now());
         let mut left = Vec::new();
+        let is_told = self.is_news("scrub", 0);
+        if is_told {
+            tracing::info!(%partition, records = self.store.keys_in(Table::Data, partition), "reading a partition in search of damage");
+        }
+        let (mut records, mut damaged) = (0_u64, 0_u64);
         loop {
             let from = match &after {
                 Some((namespace, key)) => Bound::Excluded((*namespace, key)),
@@ -390,9 +404,11 @@ impl Inner {
             for found in page.keys {
                 let slot = Slot { table: Table::Data, partition, namespace: found.namespace, key: found.key };
                 self.metrics.scrubbed.one();
+                records += 1;
                 match self.store.verify(&slot).await {
                     Ok(()) => {}
                     Err(StorageError::Corrupt(_)) => {
+                        damaged += 1;
                         let unmended = self.mend(vec![slot], others).await?;
                         left.extend(unmended.into_iter().take(UNMENDED_MAX + 1 - left.len()));
                     }
@@ -401,6 +417,12 @@ impl Inner {
                 self.keep_pace(&mut pace, found.bytes as u64).await;
             }
             tokio::task::yield_now().await;
+        }
+        if damaged > 0 {
+            let nowhere = left.len();
+            tracing::warn!(%partition, records, damaged, nowhere, "a partition was read: damaged records, and those that no other primary has");
+        } else if is_told {
+            tracing::info!(%partition, records, "a partition was read: no damage");
         }
         Ok(left)
     }
@@ -426,7 +448,7 @@ impl Inner {
         Ok(left)
     }
 
-    async fn keep_pace(&self, pace: &mut Pace, bytes: u64) {
+    pub(super) async fn keep_pace(&self, pace: &mut Budget, bytes: u64) {
         pace.bytes += bytes;
         let seconds = pace.bytes as f64 / self.config.anti_entropy_bytes_per_second.max(1) as f64;
         let due = pace.began + Duration::from_secs_f64(seconds);

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use super::drivers::{GetDriver, PutDriver, Read};
-use super::metrics::{Judged, Operation, Outcome};
+use super::metrics::{Judged, Operation};
 use super::replica::{Fetched, Over, failure_of};
 use super::reply::{Written, failures, replicas_of, unknown};
 use super::{Inner, Node, Request};
@@ -92,10 +92,10 @@ impl Node {
             }
             Err(refusal) => Err(refusal.clone()),
         };
-        let outcome = match &result {
-            Ok(reply) => reply.outcome(),
-            Err(refusal) => Outcome::of_refusal(refusal),
-        };
+        let outcome = result.outcome();
+        if let Some(why) = result.doubt() {
+            inner.tell_of_doubt(operation, request, outcome, why);
+        }
         let now = inner.now();
         if admitted.is_ok() {
             drop(admitted);

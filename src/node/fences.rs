@@ -12,6 +12,10 @@
 //!   still what the round has removed, and nobody will ever see that it was behind. So no fence is raised by hearsay, and no vote given,
 //!   before every other primary was asked once since the start: whoever led a round knows of the votes, or of the commit on its disk, or
 //!   the round will never be committed.
+//!   Once a start, and not at each new connection as peers elsewhere compare what they are: what a connection could bring later comes with
+//!   every message. A record, an answer and a tree each carry their sender's fences, and are taken only after this node has caught up with
+//!   them; and no disk goes back while its process runs, so who was level with a round when it was asked stays so. What a new
+//!   connection may mean is that the *other* one has gone back. It asks everybody itself, at its start.
 //! - A disk that has lost records in the middle may show older ones in their place, behind a fence that it has kept: a start that
 //!   finds such a loss resets the fence (`storage::recovery`). Little may be lost, and on several disks: what another primary
 //!   that is not outdated still holds is not given up, and where none can be asked, nothing is, and nothing is shown.
@@ -19,6 +23,10 @@
 //!   give away what the round lets go a moment later; and what it wrote itself can be forgotten without it. So for it what others
 //!   have voted under is as good as committed, one that leaves drops an outdated partition whole, and one that comes disowns what it
 //!   wrote before.
+//! - What comes in while copies are given up comes in behind the look at its key, or before it: an old value would stay, under the fence
+//!   that is raised in the end; a new one, for which its sender crosses this node off, would be given up because nobody else has it yet.
+//!   So nothing comes in then, be it a message, or a guest that is to become data. Nor is the fence raised in between: it is what
+//!   shows that the giving up is done.
 //! - A write that reached nobody overwrote one that is alive. Given up, it must not leave its claim behind ([`Record::only`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +96,8 @@ pub(crate) enum NotKept {
     Fenced(Fences),
     /// A layout has come meanwhile under which this node is no primary.
     Moved,
+    /// This node's copies of the partition are being given up.
+    Outdated(PartitionId),
 }
 
 impl From<StorageError> for NotKept {
@@ -104,6 +114,11 @@ impl NotKept {
             NotKept::Moved => {
                 let message = "a layout has come meanwhile under which this node is no primary of the key";
                 Refusal::new(RefusalCode::WrongLayout, message)
+            }
+            NotKept::Outdated(partition) => {
+                let message =
+                    format!("{partition} is being brought up to what was agreed to be forgotten: try again");
+                Refusal::new(RefusalCode::Unavailable, message)
             }
             NotKept::Fenced(_) => {
                 let message = "the copy is older than what was agreed to be forgotten";
@@ -125,6 +140,11 @@ enum Elsewhere {
     },
 }
 
+/// What is answered for a partition whose copies are being given up.
+pub(super) fn outdated(partition: PartitionId) -> StorageError {
+    StorageError::Corrupt(format!("{partition} is older than what was agreed to be forgotten"))
+}
+
 /// A partition's state as it is shown to others.
 pub(super) fn fences_of(state: &PartitionState) -> Fences {
     Fences { raised: state.fence, committed: state.committed }
@@ -138,8 +158,20 @@ impl Inner {
 
     /// Whether this node's copies of a partition are being given up.
     pub(super) fn is_stale(&self, partition: PartitionId) -> bool {
-        let Some(needed) = lock(&self.fence_watch.stale).get(&partition).copied() else { return false };
-        self.store.partition_state(partition).0.fence < needed.of(self.has_vote())
+        self.is_stale_at(partition, self.store.partition_state(partition).0.fence)
+    }
+
+    /// The same of a partition that is locked and has this fence.
+    pub(super) fn is_stale_at(&self, partition: PartitionId, fence: u64) -> bool {
+        let needed = lock(&self.fence_watch.stale).get(&partition).copied();
+        needed.is_some_and(|needed| fence < needed.of(self.has_vote()))
+    }
+
+    /// Shows a partition again, if its fence is as high as it must have been.
+    fn unhide(&self, partition: PartitionId) {
+        if !self.is_stale(partition) {
+            lock(&self.fence_watch.stale).remove(&partition);
+        }
     }
 
     /// Nothing is shown of a partition until its fence is as high.
@@ -170,13 +202,17 @@ impl Inner {
         let (raised, position) = self
             .store
             .update_partition(partition, |state| {
+                if self.is_stale_at(partition, state.fence) {
+                    return (Change::Keep, Err(outdated(partition)));
+                }
                 if state.fence >= to.raised {
-                    return (Change::Keep, false);
+                    return (Change::Keep, Ok(false));
                 }
                 state.fence = to.raised;
-                (Change::Write, true)
+                (Change::Write, Ok(true))
             })
             .await?;
+        let raised = raised?;
         self.store.wait_synced(position).await?;
         if raised {
             point!("fence-raised");
@@ -227,7 +263,7 @@ impl Inner {
         let known = needed.of(self.has_vote());
         let own = fences_of(&self.store.partition_state(partition).0);
         if own.raised < theirs.raised && self.store.raise_empty(partition, theirs.raised).await? {
-            lock(&self.fence_watch.stale).remove(&partition);
+            self.unhide(partition);
             return self.hear_commit(partition, theirs.committed).await;
         }
         if own.raised >= known {
@@ -235,7 +271,7 @@ impl Inner {
         }
         let _alone = self.fence_watch.catching_up.lock().await;
         if self.store.partition_state(partition).0.fence >= known {
-            lock(&self.fence_watch.stale).remove(&partition);
+            self.unhide(partition);
             return Ok(());
         }
         point!("copies-given-up");
@@ -245,7 +281,7 @@ impl Inner {
             true => self.give_up(partition, theirs, known).await?,
             false => self.give_all_up(partition, theirs, known).await?,
         };
-        lock(&self.fence_watch.stale).remove(&partition);
+        self.unhide(partition);
         self.metrics.copies_given_up.add(records);
         tracing::warn!(
             %partition,
@@ -548,5 +584,48 @@ impl Inner {
             }
         }
         lock(&self.fence_watch.asked).insert(other);
+    }
+}
+
+#[cfg(all(test, not(madsim)))]
+mod tests {
+    use super::super::testing::{open, written};
+    use super::*;
+    use crate::types::{Key, Namespace, Wall};
+
+    #[tokio::test]
+    async fn nothing_comes_into_a_partition_while_its_copies_are_given_up() {
+        let node = open(|_| {}).await;
+        let inner = &node.inner;
+        let key = Key::new(&b"dove"[..]).unwrap();
+        let slot = |table| inner.slot(table, Namespace::default(), &key);
+        let (data, guest) = (slot(Table::Data), slot(Table::Guest));
+        let take = async |slot: &Slot, by, raised| {
+            let fences = Fences { raised, committed: 0 };
+            inner.store_own(slot, &[NodeId(2)], &written(by, Wall(1)), Durability::Sync, fences, None).await
+        };
+        // It was none of the key's primaries once, and has become one.
+        take(&guest, 1, 0).await.unwrap();
+        inner.hide(data.partition, Needed { voter: 5, other: 5 });
+        for raised in [0, 5, 7] {
+            assert_eq!(take(&data, 2, raised).await, Err(NotKept::Outdated(data.partition)), "{raised}");
+        }
+        assert!(inner.hand_over(NodeId(2), guest.clone()).await.is_err());
+        let higher = Fences { raised: 9, committed: 0 };
+        lock(&inner.fence_watch.asked).extend([NodeId(2), NodeId(3)]);
+        assert!(inner.raise_fence(data.partition, higher).await.is_err(), "it would end what is not done");
+        assert!(inner.store.has(&guest).0 && !inner.store.has(&data).0);
+
+        let raise = |state: &mut PartitionState| {
+            state.fence = 5;
+            (Change::Write, ())
+        };
+        inner.store.update_partition(data.partition, raise).await.unwrap();
+        assert_eq!(take(&data, 2, 0).await, Err(NotKept::Fenced(Fences { raised: 5, committed: 0 })));
+        inner.hand_over(NodeId(2), guest.clone()).await.unwrap();
+        assert!(
+            !inner.store.has(&guest).0 && inner.store.has(&data).0,
+            "it was read under the fence that stands"
+        );
     }
 }

@@ -10,6 +10,7 @@
 //! A node that wakes from a pause first takes what has come in before it accuses anybody: the detector notices the gap by
 //! the lateness of this task.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -104,9 +105,18 @@ impl Inner {
         self.peers.reach(nodes.filter_map(|node| Some((node, self.peer_addr(node)?))), limit).await;
     }
 
+    /// Tells the detector who has refused a connection: the links forget it with the next one that is taken, and a process that
+    /// ends again and again would be asked again each time at once.
+    fn heed_refusals(&self, now: Mono) {
+        for node in self.peers.take_refused() {
+            lock(&self.detector).refused(now, node);
+        }
+    }
+
     /// Takes note of how a call went.
     pub(super) fn heard_back<A>(&self, node: NodeId, asked: Mono, answer: &Result<A, CallError>) {
         let now = self.now();
+        self.heed_refusals(now);
         match answer {
             Ok(_) | Err(CallError::Refused(_)) => lock(&self.detector).answered(now, node),
             Err(CallError::MaybeDelivered(_)) if now.since(asked) >= SILENCE_MIN => {
@@ -128,6 +138,7 @@ impl Inner {
         let interval = self.config.detector.interval;
         // Who has just started says so at once, and to many: others take it for down and could need it.
         let mut is_first = true;
+        let mut told = BTreeMap::new();
         loop {
             let pause = if is_first { 0.0..0.05 } else { 0.8..1.2 };
             let pause = interval.mul_f64(lock(&self.rng).random_range(pause));
@@ -142,6 +153,7 @@ impl Inner {
             }
             let mut others = self.others();
             let now = self.now();
+            self.heed_refusals(now);
             {
                 let mut detector = lock(&self.detector);
                 detector.set_peers(now, others.iter().copied());
@@ -150,6 +162,7 @@ impl Inner {
                     tracing::warn!(node = %self.id, "this node was stalled: it accuses nobody for a while");
                 }
             }
+            self.tell_views(now, &mut told);
             let heard = {
                 let mut membership = lock(&self.membership);
                 membership.set_members(others.iter().copied());
@@ -170,6 +183,26 @@ impl Inner {
                         self.hear(&newer);
                     }
                 });
+            }
+        }
+    }
+
+    /// Tells in the log who is taken for something else than at the last look. Once an interval at the most, and damping makes that seldom.
+    fn tell_views(&self, now: Mono, told: &mut BTreeMap<NodeId, View>) {
+        let detector = lock(&self.detector);
+        for (peer, view) in detector.views(now) {
+            let before = told.insert(peer, view).unwrap_or(View::Up);
+            if before == view {
+                continue;
+            }
+            let phi = detector.phi(now, peer);
+            let heard_ms = detector.last_heard(peer).map(|heard| now.since(heard).as_millis());
+            match view {
+                View::Up => tracing::info!(%peer, "a peer is up again"),
+                View::Damped => {
+                    tracing::info!(%peer, "a peer is heard again; it was down so often that it is left out for a while");
+                }
+                View::Down(why) => tracing::warn!(%peer, ?why, phi, heard_ms, "a peer is taken for down"),
             }
         }
     }
@@ -200,9 +233,48 @@ impl Inner {
 
 #[cfg(all(test, not(madsim)))]
 mod tests {
-    use super::super::testing::open;
+    use std::io::{self, ErrorKind};
+    use std::sync::Arc;
+
+    use super::super::testing::{open, open_on};
     use super::*;
     use crate::dynamo::detector::Reason;
+    use crate::io::{BoxFuture, Listener, Net, Stream};
+    use crate::net::message::{AskTransfers, AskTransfersReply};
+
+    /// No process listens anywhere.
+    struct Refusing;
+
+    impl Net for Refusing {
+        fn listen<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Box<dyn Listener>>> {
+            Box::pin(std::future::pending())
+        }
+        fn connect<'a>(&'a self, _: &'a str) -> BoxFuture<'a, io::Result<Stream>> {
+            Box::pin(async { Err(ErrorKind::ConnectionRefused.into()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_again_and_again_is_left_alone_for_a_while() {
+        let node = open_on(Arc::new(Refusing), |_| {}).await;
+        let inner = &node.inner;
+        let peer = NodeId(2);
+        lock(&inner.detector).set_peers(inner.now(), [peer]);
+        let view = || lock(&inner.detector).view(inner.now(), peer);
+        for returns_as in [View::Up, View::Damped] {
+            let asked: Result<AskTransfersReply, _> = inner.call(peer, &AskTransfers, inner.errand()).await;
+            assert!(asked.is_err());
+            // Nobody waits for the dial of a node that was down; the next call, or tick, hears of it.
+            inner.io.clock.sleep_until((inner.now() + Duration::from_millis(20)).since_origin()).await;
+            inner.heed_refusals(inner.now());
+            assert_eq!(view(), View::Down(Reason::Refused));
+            // It has been started again, and is heard of.
+            let now = inner.now();
+            lock(&inner.detector).heartbeat(now, peer);
+            assert_eq!(view(), returns_as);
+            inner.io.clock.sleep_until((now + Duration::from_millis(150)).since_origin()).await;
+        }
+    }
 
     #[tokio::test]
     async fn the_threshold_that_is_set_reaches_the_detector() {

@@ -6,7 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::measure::{Counter, Histogram};
-use crate::net::message::{Condition, Put, PutOutcome, PutReply, Refusal, RefusalCode};
+use crate::net::message::{
+    Condition, GetReply, MultiGetReply, MultiPutReply, Put, PutOutcome, PutReply, Refusal, RefusalCode,
+    ScanReply,
+};
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -179,22 +182,67 @@ impl Outcome {
 
 /// An answer that can tell how its request ended.
 pub(super) trait Judged {
-    /// How.
+    /// How; of a batch, the worst of its items, in the order of [`Outcome`].
     fn outcome(&self) -> Outcome {
         Outcome::Done
     }
+
+    /// Why it is not known what became of it, or which replicas it lacked, for people.
+    fn doubt(&self) -> Option<&str> {
+        None
+    }
 }
 
-impl Judged for crate::net::message::GetReply {}
-impl Judged for crate::net::message::ScanReply {}
-impl Judged for crate::net::message::MultiGetReply {}
-impl Judged for crate::net::message::MultiPutReply {}
+impl Judged for GetReply {}
+impl Judged for ScanReply {}
+
 impl Judged for PutReply {
     fn outcome(&self) -> Outcome {
         match self.outcome {
             PutOutcome::Applied => Outcome::Done,
             PutOutcome::Unknown { .. } => Outcome::Unknown,
         }
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        match &self.outcome {
+            PutOutcome::Applied => None,
+            PutOutcome::Unknown { reason, .. } => Some(reason),
+        }
+    }
+}
+
+impl<T: Judged> Judged for Result<T, Refusal> {
+    fn outcome(&self) -> Outcome {
+        self.as_ref().map_or_else(Outcome::of_refusal, T::outcome)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        match self {
+            Ok(reply) => reply.doubt(),
+            Err(refusal) if refusal.code == RefusalCode::TooFewReplicas => Some(&refusal.message),
+            Err(_) => None,
+        }
+    }
+}
+
+impl Judged for MultiGetReply {
+    fn outcome(&self) -> Outcome {
+        self.replies.iter().map(Judged::outcome).max().unwrap_or(Outcome::Done)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        self.replies.iter().find_map(Judged::doubt)
+    }
+}
+
+impl Judged for MultiPutReply {
+    fn outcome(&self) -> Outcome {
+        self.replies.iter().map(Judged::outcome).max().unwrap_or(Outcome::Done)
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        self.replies.iter().find_map(Judged::doubt)
     }
 }
 
@@ -225,6 +273,8 @@ pub struct Metrics {
     pub guests_delivered: Counter,
     /// Of these, those that changed meanwhile and are handed over once more.
     pub guests_outrun: Counter,
+    /// Guest records that could not be read, let go once every primary had what any of them held.
+    pub guests_lost: Counter,
     /// Times that a round of handing over ended early.
     pub handoff_failures: Counter,
     /// Guest records refused because too many are kept.
@@ -233,6 +283,8 @@ pub struct Metrics {
     pub exchanges: Counter,
     /// Partitions that could not be compared with all.
     pub exchanges_failed: Counter,
+    /// Keys that were found to differ from another primary's.
+    pub exchange_keys: Counter,
     /// Records that this node took over from another primary.
     pub exchange_pulled: Counter,
     /// Records that another primary lacked something of and was given.
@@ -299,12 +351,14 @@ impl Default for Metrics {
             guests_sent: Counter::default(),
             guests_delivered: Counter::default(),
             guests_outrun: Counter::default(),
+            guests_lost: Counter::default(),
             handoff_failures: Counter::default(),
             guests_refused: Counter::default(),
             gossip: Counter::default(),
             stalls: Counter::default(),
             exchanges: Counter::default(),
             exchanges_failed: Counter::default(),
+            exchange_keys: Counter::default(),
             exchange_pulled: Counter::default(),
             exchange_pushed: Counter::default(),
             partitions_refilled: Counter::default(),
@@ -381,6 +435,33 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_ends_as_the_worst_of_its_items() {
+        let applied = || {
+            let reply = super::super::reply::unknown(0, 2, String::new());
+            Ok(PutReply { outcome: PutOutcome::Applied, ..reply })
+        };
+        let unknown = || Ok(super::super::reply::unknown(1, 2, "n2 is silent".to_owned()));
+        let refused = |code| Err(Refusal::new(code, "no"));
+        let batch = |replies: Vec<Result<PutReply, Refusal>>| MultiPutReply { replies };
+        assert_eq!(batch(Vec::new()).outcome(), Outcome::Done);
+        assert_eq!(batch(vec![applied(), applied()]).outcome(), Outcome::Done);
+        let short = || refused(RefusalCode::TooFewReplicas);
+        assert_eq!(
+            batch(vec![refused(RefusalCode::Conflict), short(), applied()]).outcome(),
+            Outcome::Unavailable
+        );
+        let worst = batch(vec![applied(), short(), unknown(), refused(RefusalCode::Overloaded)]);
+        assert_eq!(worst.outcome(), Outcome::Unknown);
+        assert!(batch(vec![applied(), unknown()]).doubt().is_some_and(|why| why == "n2 is silent"));
+        let read = MultiGetReply { replies: vec![refused_get(RefusalCode::Corrupt)] };
+        assert_eq!(read.outcome(), Outcome::Unavailable);
+    }
+
+    fn refused_get(code: RefusalCode) -> Result<GetReply, Refusal> {
+        Err(Refusal::new(code, "no"))
     }
 
     #[test]

@@ -50,14 +50,17 @@ use fences::FenceWatch;
 use handoff::Handoff;
 use layouts::Layouts;
 use metrics::{Door, InFlight, Metrics};
+use news::News;
 use pace::Pace;
 use reaping::ReapLog;
+use traces::Traces;
 use transfer::Epoch;
 
 mod access;
 mod anti_entropy;
 mod batch;
 pub mod coordinator;
+mod damaged;
 mod drivers;
 mod explain;
 mod fences;
@@ -68,6 +71,7 @@ pub mod layouts;
 mod listing;
 mod look;
 pub mod metrics;
+mod news;
 mod pace;
 mod reaping;
 mod repair;
@@ -76,6 +80,7 @@ mod reply;
 mod scan;
 #[cfg(all(test, not(madsim)))]
 mod testing;
+mod traces;
 mod transfer;
 
 pub use access::Access;
@@ -102,6 +107,9 @@ pub struct NodeConfig {
     /// Guest records that this node keeps; further ones are refused. The count is one round of handoff old, at the
     /// most. Default 1,000,000.
     pub guests_max: u64,
+    /// What is kept for a node longer than this is told in the log, once, and shows in `ringdove hints`. Nothing is dropped for its
+    /// age. Default 24 h.
+    pub hint_age_warn: Duration,
     /// About once in this time each partition is compared with every other primary's; what that takes comes on top. Default 30 s.
     pub anti_entropy_interval: Duration,
     /// Bytes of records a second that comparing moves, or a scrub reads. Default 16 MiB.
@@ -143,6 +151,7 @@ impl NodeConfig {
             handoff_interval: Duration::from_secs(1),
             handoff_bytes_per_second: 32 * 1024 * 1024,
             guests_max: 1_000_000,
+            hint_age_warn: Duration::from_secs(24 * 3600),
             anti_entropy_interval: Duration::from_secs(30),
             anti_entropy_bytes_per_second: 16 * 1024 * 1024,
             scrub_interval: Duration::from_secs(7 * 24 * 3600),
@@ -235,6 +244,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pace: Mutex<Pace>,
     handoff: Handoff,
+    news: News,
     /// Partitions in which a write found nobody to keep it for a primary: compared before others.
     dirty: Mutex<BTreeSet<PartitionId>>,
     /// Partitions that wait to refill and have been read through.
@@ -254,6 +264,7 @@ pub(crate) struct Inner {
     repairing: AsyncMutex<()>,
     mint: Mutex<ActorMint>,
     rng: Mutex<ChaCha8Rng>,
+    traces: Traces,
     stop: Arc<Watched<bool>>,
     /// Another process lives under this id, and this one has to stop.
     is_double: Watched<bool>,
@@ -338,6 +349,7 @@ impl Node {
             metrics: Metrics::default(),
             pace: Mutex::default(),
             handoff: Handoff::default(),
+            news: News::default(),
             dirty: Mutex::default(),
             scrubbed: Mutex::default(),
             fence_watch: FenceWatch::default(),
@@ -354,6 +366,7 @@ impl Node {
             repairing: AsyncMutex::new(()),
             mint: Mutex::new(ActorMint::new(incarnation)),
             rng: Mutex::new(rng),
+            traces: Traces::new(seed),
             stop: Arc::new(Watched::new(false)),
             is_double: Watched::new(false),
         };
@@ -400,7 +413,8 @@ impl Node {
             }
             _ = &mut served => None,
             never = inner.gossip() => match never {},
-            never = inner.hand_off() => match never {},
+            never = Box::pin(inner.hand_off()) => match never {},
+            never = Box::pin(inner.scrub_guests()) => match never {},
             never = inner.anti_entropy() => match never {},
             never = inner.reap() => match never {},
             never = inner.transfer() => match never {},
@@ -460,7 +474,7 @@ impl Node {
     /// What a request that came in just now by `door`, of `remaining` (none: the default), may bring.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// When there is no time left, or more is asked for than is given: nothing was done.
     pub fn request(
         &self,
         door: Door,
@@ -473,7 +487,7 @@ impl Node {
     /// The same of a request that came in at `received`.
     ///
     /// # Errors
-    /// When there is no time left: nothing was done.
+    /// As [`Node::request`].
     pub fn request_of(
         &self,
         door: Door,
@@ -481,12 +495,23 @@ impl Node {
         remaining: Option<Duration>,
         trace_id: TraceId,
     ) -> Result<Request, Refusal> {
+        let trace_id = self.inner.traces.of(door, trace_id);
         let remaining = remaining.unwrap_or(self.inner.config.timeout);
         if remaining.is_zero() {
             let message = "the request has no time left: ask with a timeout above zero";
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
-        let remaining = remaining.min(self.inner.config.timeout_max);
+        let max = self.inner.config.timeout_max;
+        // A node whose own bound is higher may pass on what it has taken.
+        if remaining > max && door != Door::Peer {
+            let message = format!(
+                "the request asks for {} ms, at most {} ms are given: ask with a shorter timeout",
+                remaining.as_millis(),
+                max.as_millis()
+            );
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
+        let remaining = remaining.min(max);
         let request = Request { door, received, deadline: received + remaining, trace_id };
         self.inner.in_time(request)?;
         Ok(request)

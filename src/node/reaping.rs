@@ -105,6 +105,7 @@ impl Inner {
             if self.store.reapable_len() == 0 {
                 continue;
             }
+            let (rounds, agreed) = (self.metrics.reap_rounds.get(), self.metrics.reap_agreed.get());
             for partition in self.descriptor.partitions.partitions() {
                 if !self.leads(partition) {
                     continue;
@@ -113,6 +114,11 @@ impl Inner {
                     self.metrics.reap_failures.one();
                     tracing::debug!(%partition, %why, "a round of reaping ended early");
                 }
+            }
+            let keys = self.metrics.reap_agreed.get() - agreed;
+            if keys > 0 {
+                let rounds = self.metrics.reap_rounds.get() - rounds;
+                tracing::info!(rounds, keys, "all members agreed to forget something of these keys");
             }
         }
     }
@@ -171,7 +177,7 @@ impl Inner {
             match reply {
                 Ok(reply) if reply.votes.is_empty() => {
                     ballot.refused(other, Against::Fence);
-                    highest = highest.max(reply.fences);
+                    highest = highest.join(reply.fences);
                 }
                 Ok(reply) => {
                     self.heard_vote(partition, other, fence);
@@ -268,7 +274,8 @@ impl Inner {
         let (fences, raised_at) = self
             .store
             .update_partition(asked.partition, |state| {
-                if state.fence >= asked.fence {
+                // What is being given up is not voted on: the fence shows how far that is.
+                if state.fence >= asked.fence || self.is_stale_at(asked.partition, state.fence) {
                     return (Change::Keep, Err(fences_of(state)));
                 }
                 state.fence = asked.fence;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::fences::{NotKept, fences_of};
+use super::fences::{NotKept, fences_of, outdated};
 use super::metrics::{Door, Look};
 use super::{Inner, Node, lock};
 use crate::dynamo::get::{OwnCopy, ReplicaFailure};
@@ -74,9 +74,7 @@ impl Inner {
     /// Nothing is shown of a partition whose copies are being given up.
     fn not_stale(&self, partition: PartitionId) -> Result<(), StorageError> {
         if self.is_stale(partition) {
-            return Err(StorageError::Corrupt(format!(
-                "{partition} is older than what was agreed to be forgotten"
-            )));
+            return Err(outdated(partition));
         }
         Ok(())
     }
@@ -217,6 +215,9 @@ impl Inner {
             if self.has_moved(slot) || under.is_some_and(|layout| layout != self.layout_ref()) {
                 return (Change::Keep, Err(NotKept::Moved));
             }
+            if self.is_stale_at(slot.partition, state.fence) {
+                return (Change::Keep, Err(NotKept::Outdated(slot.partition)));
+            }
             let own = fences_of(state);
             if own.admit(fences) != Admission::Take && !canary!(FenceIgnored) {
                 return (Change::Keep, Err(NotKept::Fenced(own)));
@@ -236,7 +237,9 @@ impl Inner {
             // so its actor has ended.
             Err(StorageError::Corrupt(_)) => {
                 point!("damaged-copy-replaced");
-                self.store.replace_damaged(slot, merge).await?
+                let replaced = self.store.replace_damaged(slot, merge).await?;
+                self.note_sound(slot);
+                replaced
             }
             updated => updated?,
         };
@@ -253,6 +256,9 @@ impl Inner {
             }
         };
         point!("copy-merged");
+        if !targets.is_empty() {
+            self.keeps_for(targets);
+        }
         if ahead {
             self.renew_incarnation().await?;
         }
@@ -276,13 +282,16 @@ impl Inner {
         let noted = self.store.update(slot, Durability::Sync, |entry| {
             // What a round has taken away meanwhile nobody lacks.
             if entry.copy.record.is_empty() {
-                return (Change::Keep, ());
+                return (Change::Keep, false);
             }
             let known = entry.targets.len();
             entry.add_targets(&[target]);
-            (if entry.targets.len() == known { Change::Keep } else { Change::Write }, ())
+            (if entry.targets.len() == known { Change::Keep } else { Change::Write }, true)
         });
-        noted.await.map(|_| ())
+        if noted.await?.0 {
+            self.keeps_for(&[target]);
+        }
+        Ok(())
     }
 }
 
@@ -412,7 +421,7 @@ impl PeerService {
 /// # Errors
 /// When it is malformed.
 fn read<M: Message>(frame: &Frame) -> Result<M, Refusal> {
-    M::from_frame(frame).map_err(|error| Refusal::new(RefusalCode::BadRequest, error.to_string()))
+    M::from_frame(frame).map_err(Refusal::from)
 }
 
 impl Service for PeerService {

@@ -96,6 +96,10 @@ impl Node {
             let message = format!("limit={}: a page has 1 to {SCAN_ITEMS_MAX} keys", scan.limit);
             return Err(Refusal::new(RefusalCode::BadRequest, message));
         }
+        if !scan.to.is_empty() && scan.from > scan.to {
+            let message = "the range ends before it starts: give the smaller key as its start";
+            return Err(Refusal::new(RefusalCode::BadRequest, message));
+        }
         let r = match scan.r {
             None => 1,
             r => self.quorum_size("r", r)?,

@@ -70,6 +70,9 @@ impl Node {
     /// When such a layout cannot be; nothing changed.
     pub async fn change_members(&self, asked: ChangeMembers) -> Result<ChangeMembersReply, Refusal> {
         let bad = |message: String| Refusal::new(RefusalCode::BadRequest, message);
+        if asked.add.is_empty() && asked.remove.is_empty() {
+            return Err(bad("nobody comes and nobody goes: nothing changed".to_owned()));
+        }
         let mut active = self.layouts().active;
         let current = active[0].clone();
         let mut members: Vec<Member> = current.members().to_vec();

@@ -400,7 +400,7 @@ impl Log {
     }
 
     /// How many are listed as waiting.
-    #[cfg(test)]
+    #[cfg(all(test, not(madsim)))]
     pub(super) fn waiting(&self) -> usize {
         let state = self.state();
         state.waiting_written.len() + state.waiting_gathered.len()

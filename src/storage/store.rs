@@ -516,6 +516,13 @@ impl Store {
         targets
     }
 
+    /// For whom an entry is kept, damaged or not.
+    pub fn targets_of(&self, slot: &Slot) -> Vec<NodeId> {
+        let id = index_key(slot.namespace, &slot.key);
+        let locked = lock(self.inner.partition(slot.partition).expect("slots are of partitions below Q"));
+        locked.targets_of(slot.table, &id).to_vec()
+    }
+
     /// Up to `limit` entries (guests, and own copies with targets) that are kept for a node, from behind `after` on, in
     /// an order of their own. Fewer than asked for are the last.
     pub fn owed_to(&self, node: NodeId, after: Option<&Owed>, limit: usize) -> Vec<Owed> {

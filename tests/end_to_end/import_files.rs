@@ -18,13 +18,13 @@ const FILES_MIN: usize = 10_000;
 const FILE_LEN_MAX: u64 = 1024 * 1024;
 const TASKS: usize = 32;
 
-struct Corpus {
+pub(crate) struct Corpus {
     root: PathBuf,
-    files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Corpus {
-    fn collect() -> Corpus {
+    pub(crate) fn collect() -> Corpus {
         let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).unwrap_or_else(|| {
             Path::new(&std::env::var_os("HOME").expect("a home directory")).join(".cargo")
         });
@@ -43,12 +43,12 @@ impl Corpus {
         Corpus { root, files }
     }
 
-    fn key(&self, at: usize) -> Key {
+    pub(crate) fn key(&self, at: usize) -> Key {
         let name = self.files[at].strip_prefix(&self.root).expect("below the root");
         Key::new(name.as_os_str().as_encoded_bytes().to_vec()).expect("a path is a key")
     }
 
-    fn value(&self, at: usize) -> Bytes {
+    pub(crate) fn value(&self, at: usize) -> Bytes {
         std::fs::read(&self.files[at]).expect("the file is readable").into()
     }
 }

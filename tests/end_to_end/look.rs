@@ -31,6 +31,12 @@ fn an_explanation_says_who_is_down_and_what_waits_for_it() {
     assert!(words[0].starts_with("the key has one value, written by n"), "{words:?}");
     assert_eq!(words[1..], ["all 3 replicas agree"], "{words:?}");
 
+    until("each node's view of the others is shown", || {
+        let (code, text) = said(&["status", "--addr", addr]);
+        let rows = text.lines().filter(|line| line.matches("up, ").count() == 2 && line.contains(" -"));
+        code == Some(0) && text.contains("suspicion (phi)") && rows.count() == 2
+    });
+
     send_signal(away.pid, "STOP");
     assert_eq!(said(&["put", "--addr", addr, "-w", "2", "dove", "white"]).0, Some(0));
     let seen = |words: &[String], parts: [&str; 3]| {

@@ -4,14 +4,18 @@
 #![cfg(not(madsim))]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bench;
 mod clusters;
+mod directories;
 mod doors;
 mod doubles;
+mod exports;
 mod handoff;
 mod idle;
 mod import_files;
 mod look;
 mod membership;
+mod memory;
 mod packages;
 mod program;
 mod reaping;
@@ -19,3 +23,4 @@ mod restarts;
 mod settings;
 mod storage;
 mod support;
+mod traces;

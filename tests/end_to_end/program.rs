@@ -68,6 +68,17 @@ impl Program {
         }
     }
 
+    /// A line with these words that it has said, or the next one.
+    pub(crate) fn told(&mut self, words: &str) -> String {
+        let line = self.seen.iter().find(|line| line.contains(words)).cloned();
+        line.unwrap_or_else(|| self.wait_for(words))
+    }
+
+    /// Whether a line with these words was among those that were waited through.
+    pub(crate) fn has_told(&self, words: &str) -> bool {
+        self.seen.iter().any(|line| line.contains(words))
+    }
+
     /// Waits until each of these words has stood in a line.
     pub(crate) fn wait_for_all(&mut self, words: &[&str]) {
         let mut missing = words.to_vec();
@@ -85,6 +96,10 @@ impl Program {
             }
             Err(_) => panic!("{awaited:?} was never said, but this was:\n{}", self.seen.join("\n")),
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: &str) {

@@ -1,6 +1,6 @@
 //! A cluster of real processes for end-to-end tests.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -27,9 +27,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts it with its data in `dir` and waits until it is ready.
     pub(crate) fn start(dir: &Path) -> Cluster {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ringdove"))
-            .args(["cluster", "--port", "0", "--dir"])
-            .arg(dir)
+        Cluster::start_with(dir, None)
+    }
+
+    /// The same with a settings file.
+    pub(crate) fn start_with(dir: &Path, settings: Option<&Path>) -> Cluster {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringdove"));
+        command.args(["cluster", "--port", "0", "--dir"]).arg(dir);
+        if let Some(settings) = settings {
+            command.arg("--config").arg(settings);
+        }
+        let mut child = command
             .env("RINGDOVE_LOG", "ringdove=warn")
             .stdout(Stdio::piped())
             .spawn()
@@ -87,6 +95,11 @@ impl Drop for Cluster {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Says something that is to be seen although the test passes: what a test prints is captured, this is not.
+pub(crate) fn note(words: &str) {
+    let _ = writeln!(std::io::stderr(), "{words}");
 }
 
 /// Sends a signal to a process that the test started.

@@ -39,7 +39,7 @@ const WIRE_RUNS: u64 = 4_000;
 /// What a target makes of an input: how much of it came through.
 type Target = fn(&[u8]) -> usize;
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("frames", net::frames),
     ("parts", net::parts),
     ("handshake", |input| net::handshake(input).into()),
@@ -49,6 +49,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("token", |input| net::token(input).into()),
     ("rest_value", |input| rest::value(input).into()),
     ("rest_batch", rest::batch),
+    ("rest_headers", rest::headers),
 ];
 
 fn run(name: &str, target: Target, input: &[u8], told: &str) -> usize {
@@ -375,6 +376,13 @@ fn inputs() -> BTreeMap<&'static str, Vec<Vec<u8>>> {
     ] {
         enter("rest_batch", text.as_bytes().to_vec());
     }
+    for text in [
+        "\x00AAAA\n\x0300-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n\x05text/plain",
+        "\x01\"AAAA\"\n\x04text/html, application/json;q=0.5",
+        "\x02*\n\x06000102030405060708090a0b0c0d0e0f",
+    ] {
+        enter("rest_headers", text.as_bytes().to_vec());
+    }
     inputs
 }
 
@@ -509,5 +517,16 @@ proptest! {
         rest::query(path.as_bytes());
         rest::query(&rest);
         run("rest_query", |input| rest::query(input).into(), &[path.as_bytes(), &rest].concat(), "arbitrary");
+    }
+
+    #[test]
+    fn arbitrary_headers_are_refused_or_read(
+        lines in vec((0_u8..7, "[ -~]{0,12}|(W/)?\"?[A-Za-z0-9_-]{0,12}\"?|\\*|00-[0-9a-f]{31,33}-[0-9a-f]{4}"), 0..6),
+        rest in vec(any::<u8>(), 0..20),
+    ) {
+        let lines: Vec<String> = lines.iter().map(|(which, value)| format!("{}{value}", char::from(*which))).collect();
+        let lines = lines.join("\n");
+        run("rest_headers", rest::headers, lines.as_bytes(), "arbitrary");
+        run("rest_headers", rest::headers, &[lines.as_bytes(), &rest].concat(), "arbitrary");
     }
 }

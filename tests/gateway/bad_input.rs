@@ -41,6 +41,8 @@ async fn parameters_are_judged_by_name_and_range() {
         ("GET", "/kv/a?timeout=5", "unit"),
         ("GET", "/kv/a?timeout=0s", "no time left"),
         ("GET", "/kv/a?timeout=%zz", "percent"),
+        ("GET", "/kv/a?timeout=2h", "at most 60000 ms"),
+        ("PUT", "/kv/a?timeout=61s", "at most 60000 ms"),
         ("PUT", "/kv/a?ttl=10", "unit"),
         ("PUT", "/kv/a?ttl=0s", "at least 1 ms"),
         ("PUT", "/kv/a?durability=later", "interval"),
@@ -50,6 +52,7 @@ async fn parameters_are_judged_by_name_and_range() {
         ("GET", "/scan?limit=1001", "1 to 1000"),
         ("GET", "/scan?cursor=!", "cursor"),
         ("GET", "/scan?prefix=a&start=b", "prefix"),
+        ("GET", "/scan?start=b&end=a", "ends before it starts"),
         ("GET", "/scan?w=1", "`w` is no parameter of GET /scan"),
     ] {
         rest.ask(method, path, &[], "x").await.refused(400, "bad-request", words);

@@ -150,7 +150,12 @@ async fn a_scrape_is_well_formed_and_its_histograms_add_up() {
     assert!((0.0..1.0).contains(&dead), "{dead}");
     let connections = |door| value("ringdove_connections", &[("door", door)]);
     assert_eq!(connections("rest"), 1.0, "the scrape's own");
-    assert_eq!((connections("peer"), connections("binary")), (1.0, 2.0));
+    assert_eq!(connections("binary"), 2.0);
+    let peers = connections("peer");
+    assert!(
+        (1.0..=3.0).contains(&peers),
+        "{peers}: the test's own, and of the others those that have come to gossip"
+    );
     for name in ["ringdove_request_bytes", "ringdove_unread_bytes"] {
         assert_eq!((value(name, &[("door", "binary")]), value(name, &[("door", "peer")])), (0.0, 0.0));
     }

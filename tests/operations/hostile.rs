@@ -9,8 +9,8 @@ use ringdove::io::{Clock, Listener, Net, Stream, TcpNet};
 use ringdove::net::envelope::{FRAME_LEN_MAX, Frame, FrameHead, seal};
 use ringdove::net::link::{CallError, Link, hello};
 use ringdove::net::message::{
-    Context, Get, GetReply, Hello, Message, Ping, Pong, Put, PutOutcome, PutReply, Quorum, Refusal,
-    RefusalCode, Spoken, Status, VERSION, Welcome,
+    ChangeMembers, Context, Get, GetReply, Hello, Message, Ping, Pong, Put, PutOutcome, PutReply, Quorum,
+    Refusal, RefusalCode, Scan, Spoken, Status, VERSION, Welcome,
 };
 use ringdove::net::parts::PART_LEN;
 use ringdove::node::NodeConfig;
@@ -203,6 +203,14 @@ async fn a_request_that_makes_no_sense_is_refused_and_the_connection_goes_on() {
     assert_eq!(code_of(&mut stream, &short.encode()).await, RefusalCode::BadRequest);
     let late = put().to_frame(FrameHead { remaining_ms: 0, ..head() }).unwrap();
     assert_eq!(code_of(&mut stream, &late.encode()).await, RefusalCode::BadRequest, "no time left");
+    let patient = put().to_frame(FrameHead { remaining_ms: 60_001, ..head() }).unwrap();
+    assert_eq!(code_of(&mut stream, &patient.encode()).await, RefusalCode::BadRequest, "above timeout_max");
+    let backwards = Scan { from: Bytes::from_static(b"b"), to: Bytes::from_static(b"a"), ..Scan::all() };
+    assert_eq!(port.refused(&link, &backwards).await, RefusalCode::BadRequest);
+    let version = port.cluster.nodes[0].layout().reference();
+    let nobody = ChangeMembers { add: Vec::new(), remove: Vec::new(), apply: true };
+    assert_eq!(port.refused(&link, &nobody).await, RefusalCode::BadRequest);
+    assert_eq!(port.cluster.nodes[0].layout().reference(), version, "no layout follows");
     let mut critical = Status.to_frame(head()).unwrap().encode().to_vec();
     critical.extend_from_slice(&[1, 0x80, 0, 0, 0, 0]);
     seal(&mut critical, 0);
@@ -222,7 +230,7 @@ async fn a_key_over_64_kib_is_refused() {
         body.extend_from_slice(&[0, 0, 0, 0]);
         Frame { head: FrameHead { kind: Get::KIND, ..head() }, body: body.into() }.encode()
     };
-    assert_eq!(code_of(&mut stream, &with(KEY_LEN_MAX + 1)).await, RefusalCode::BadRequest);
+    assert_eq!(code_of(&mut stream, &with(KEY_LEN_MAX + 1)).await, RefusalCode::TooLarge);
     stream.write_all(&with(KEY_LEN_MAX)).await.unwrap();
     assert!(GetReply::from_frame(&read(&mut stream).await.unwrap()).is_ok());
 }

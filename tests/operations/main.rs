@@ -6,6 +6,7 @@
 mod batches;
 mod client;
 mod concurrency;
+mod damaged_guests;
 mod guest_repair;
 mod hostile;
 mod layouts;

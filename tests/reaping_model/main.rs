@@ -2,7 +2,8 @@
 //!
 //! Real code under search: `dynamo::reaping` and the version module. Around it one key in the smallest cluster in which
 //! reaping goes wrong: three primaries and a fallback that keeps guests; records, votes and commits that arrive late, twice
-//! or never; restarts at any moment; at most one disk that is set back to an older state. What a node does with its fences
+//! or never; restarts at any moment; at most one disk that is set back to an older state, whose copies are given up in several steps;
+//! guests that a primary kept when it was none. What a node does with its fences
 //! (`node::fences`, `node::reaping`) is written here once more, in its shortest form. Checked:
 //!
 //! - what a round took away is on no disk again, at once for disks that were never set back, and in the end for all;
@@ -36,13 +37,19 @@ fn runs() -> u64 {
     }
 }
 
-fn draw(rng: &mut ChaCha8Rng) -> Event {
+/// `stepwise`: copies are given up step by step, and primaries have guests, which hold rounds up.
+fn draw(rng: &mut ChaCha8Rng, stepwise: bool) -> Event {
     let node = rng.random_range(0..NODES);
     let other = (node + rng.random_range(1..NODES)) % NODES;
     let primary = rng.random_range(0..PRIMARIES);
     // Two leaders at once refuse each other, so one of them leads most rounds.
     let leader = if rng.random_bool(0.8) { 0 } else { primary };
-    match rng.random_range(0..115) {
+    match rng.random_range(0..if stepwise { 132 } else { 115 }) {
+        115..=118 => Event::Slowly { node },
+        119..=122 => Event::GoOn { node },
+        123..=125 => Event::Keep { from: other, to: primary },
+        126..=128 => Event::Read { node: primary },
+        129..=131 => Event::Turn { node: primary },
         109..=114 => Event::Give { from: node, to: other },
         100..=106 => Event::Look { node, read: rng.random_range(0..READS) },
         107..=108 => Event::Answer { read: rng.random_range(0..READS) },
@@ -61,7 +68,8 @@ fn draw(rng: &mut ChaCha8Rng) -> Event {
         87..=91 => Event::Ask { node, other },
         92..=94 => Event::Restart { node },
         95..=97 => Event::Backup { node },
-        _ => Event::SetBack { node },
+        98..=99 => Event::SetBack { node },
+        _ => unreachable!("nothing else is drawn"),
     }
 }
 
@@ -74,8 +82,9 @@ fn run(seed: u64, rules: Rules, reaped: &mut u64) -> Result<(), String> {
         let lines: Vec<String> = events.iter().map(|event| format!("  {event:?}")).collect();
         format!("seed {seed}: {why}, after\n{}", lines.join("\n"))
     };
+    let stepwise = rng.random_bool(0.3);
     for _ in 0..rng.random_range(40..160) {
-        let event = draw(&mut rng);
+        let event = draw(&mut rng, stepwise);
         if world.apply(event) {
             events.push(event);
         }
@@ -112,6 +121,14 @@ fn every_rule_is_needed() {
         (
             "copies from before and behind a round are read as one",
             Rules { joint: false, ..Rules::production() },
+        ),
+        (
+            "records are taken where copies are being given up",
+            Rules { closed_meanwhile: false, ..Rules::production() },
+        ),
+        (
+            "a guest becomes data under the fences of a later moment",
+            Rules { turned_as_read: false, ..Rules::production() },
         ),
         ("a changed record is taken away too", Rules { compare: false, ..Rules::production() }),
     ]

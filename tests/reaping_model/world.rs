@@ -17,6 +17,10 @@ pub(crate) const READS: usize = 3;
 /// Rounds of exchanges in the end.
 const ROUNDS: usize = 8;
 
+mod outdated;
+
+use outdated::GivingUp;
+
 /// Which rules hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
@@ -30,6 +34,10 @@ pub(crate) struct Rules {
     pub(crate) vote_is_no_commit: bool,
     pub(crate) joint: bool,
     pub(crate) hear_commits: bool,
+    /// Nothing is taken into a partition while its copies are given up.
+    pub(crate) closed_meanwhile: bool,
+    /// A guest becomes data under the fences that it was read under, not those of a later moment.
+    pub(crate) turned_as_read: bool,
 }
 
 impl Rules {
@@ -45,6 +53,8 @@ impl Rules {
             vote_is_no_commit: true,
             joint: true,
             hear_commits: true,
+            closed_meanwhile: true,
+            turned_as_read: true,
         }
     }
 }
@@ -81,6 +91,16 @@ pub(crate) enum Event {
     Ask { node: usize, other: usize },
     /// A node starts again.
     Restart { node: usize },
+    /// The node's next giving up stops after each step.
+    Slowly { node: usize },
+    /// It does the next step.
+    GoOn { node: usize },
+    /// A primary takes a record as a guest, as it did when it was none.
+    Keep { from: usize, to: usize },
+    /// It begins to turn the guest into data.
+    Read { node: usize },
+    /// And ends it.
+    Turn { node: usize },
     /// A node's disk is copied.
     Backup { node: usize },
     /// The copy takes the place of the disk.
@@ -92,6 +112,8 @@ struct Disk {
     copy: LocalCopy,
     /// Guests: for whom.
     targets: BTreeSet<usize>,
+    /// What a primary kept for others before it was one.
+    guest: Record,
     fences: Fences,
 }
 
@@ -112,6 +134,11 @@ struct Node {
     /// Under which fence members voted last in rounds of this start.
     heard: BTreeMap<usize, u64>,
     round: Option<Round>,
+    /// Whether the next giving up is done step by step.
+    slowly: bool,
+    giving_up: Option<GivingUp>,
+    /// The guest as it was read, to become data.
+    turning: Option<(Record, Fences)>,
 }
 
 #[derive(Clone)]
@@ -174,6 +201,9 @@ impl World {
                 asked,
                 heard: BTreeMap::new(),
                 round: None,
+                slowly: false,
+                giving_up: None,
+                turning: None,
             });
         }
         world
@@ -199,12 +229,17 @@ impl World {
             Event::Put { node, blind, delete } => self.put(node, blind, delete),
             Event::Send { from, to } => self.send(from, to),
             Event::Give { from, to } => {
-                if self.record(from).is_empty() {
+                if self.record(from).is_empty() || self.is_giving_up(from) {
                     return false;
                 }
                 let (record, fences) = (self.record(from).clone(), self.nodes[from].disk.fences);
                 self.take(from, to, &record, fences);
             }
+            Event::Slowly { node } => self.nodes[node].slowly = true,
+            Event::GoOn { node } => return self.go_on(node),
+            Event::Keep { from, to } => return self.keep(from, to),
+            Event::Read { node } => return self.read_guest(node),
+            Event::Turn { node } => return self.turn(node),
             Event::Deliver { at, again } => {
                 if self.under_way.is_empty() {
                     return false;
@@ -217,6 +252,9 @@ impl World {
                 self.deliver(message);
             }
             Event::Repair { nodes: [a, b], to } => {
+                if self.is_giving_up(a) || self.is_giving_up(b) {
+                    return false;
+                }
                 let mut record = self.record(a).clone();
                 record.merge(self.record(b));
                 let (one, other) = (self.nodes[a].disk.fences, self.nodes[b].disk.fences);
@@ -234,6 +272,9 @@ impl World {
                 self.push(Message::Store { from: a, to, record, fences });
             }
             Event::Look { node, read } => {
+                if self.is_giving_up(node) {
+                    return false;
+                }
                 let (record, fences) = (self.record(node).clone(), self.nodes[node].disk.fences);
                 let read = &mut self.reads[read];
                 read.copies.push(record);
@@ -313,6 +354,8 @@ impl World {
         self.nodes[node].asked.clear();
         self.nodes[node].heard.clear();
         self.nodes[node].round = None;
+        self.nodes[node].giving_up = None;
+        self.nodes[node].turning = None;
     }
 
     fn put(&mut self, node: usize, blind: bool, delete: bool) {
@@ -349,7 +392,7 @@ impl World {
 
     fn send(&mut self, from: usize, to: usize) {
         let disk = &self.nodes[from].disk;
-        if disk.copy.record.is_empty() {
+        if disk.copy.record.is_empty() || self.is_giving_up(from) {
             return;
         }
         let message = Message::Store { from, to, record: disk.copy.record.clone(), fences: disk.fences };
@@ -358,7 +401,7 @@ impl World {
 
     /// Raises a fence to another's; whether it is as high now.
     fn raise(&mut self, node: usize, to: Fences) -> bool {
-        if !self.catch_up(node, to) {
+        if !self.catch_up(node, to) || self.is_giving_up(node) {
             return false;
         }
         if self.nodes[node].disk.fences.raised < to.raised && !self.is_settled(node) {
@@ -380,43 +423,12 @@ impl World {
             self.hear_commit(node, theirs.committed);
             return true;
         }
-        let record = self.record(node).clone();
-        let mint = &self.nodes[node].mint;
-        let ours = |dot: Dot| mint.is_ours(dot.actor);
-        let mut left = record.clone();
-        if !record.siblings().iter().all(|sibling| ours(sibling.dot)) {
-            let others: Vec<usize> = (0..PRIMARIES).filter(|other| *other != node).collect();
-            let good = others.iter().filter(|other| self.nodes[**other].disk.fences.raised >= known);
-            let good: Vec<usize> = good.copied().collect();
-            if good.is_empty() {
-                return false;
-            }
-            if !good.iter().any(|other| *self.record(*other) == record) {
-                let alive: BTreeSet<Dot> = good
-                    .iter()
-                    .flat_map(|other| self.record(*other).siblings().iter().map(|sibling| sibling.dot))
-                    .collect();
-                let claimed = |dot: &Dot| {
-                    good.iter().any(|other| {
-                        let other = self.record(*other);
-                        other.context().covers(*dot)
-                            && !other.siblings().iter().any(|sibling| sibling.dot == *dot)
-                    })
-                };
-                let all = good.len() == others.len();
-                let writes = record.siblings().iter().any(|sibling| ours(sibling.dot));
-                let unclaimed = alive.iter().copied().filter(|dot| all && !writes && !claimed(dot)).collect();
-                left = record.only(|dot| ours(dot) || alive.contains(&dot), &unclaimed);
-            }
+        if !self.begin_giving_up(node, theirs, known) {
+            return false;
         }
-        let disk = &mut self.nodes[node].disk;
-        disk.copy.record = left;
-        self.cleared(node);
-        let fences = &mut self.nodes[node].disk.fences;
-        fences.raised = fences.raised.max(theirs.raised).max(known);
-        let told = if self.rules.vote_is_no_commit { theirs.committed } else { known };
-        fences.committed = fences.committed.max(told);
-        true
+        while self.go_on(node) && self.is_giving_up(node) && !self.nodes[node].slowly {}
+        self.nodes[node].slowly = false;
+        !self.is_giving_up(node)
     }
 
     /// A copy without anything is none: its header goes with it.
@@ -437,7 +449,8 @@ impl World {
 
     fn take(&mut self, from: usize, to: usize, record: &Record, fences: Fences) {
         let own = self.nodes[to].disk.fences;
-        if self.record(to).is_empty() && own.raised < fences.raised {
+        let is_empty = self.record(to).is_empty() && self.nodes[to].disk.guest.is_empty();
+        if is_empty && own.raised < fences.raised {
             self.nodes[to].disk.fences.raised = fences.raised;
         }
         self.hear_commit(to, fences.committed);
@@ -458,6 +471,9 @@ impl World {
                     self.push(Message::Store { from, to, record: record.clone(), fences });
                 }
             }
+            return;
+        }
+        if self.is_giving_up(to) && self.rules.closed_meanwhile {
             return;
         }
         let this = &mut self.nodes[to];
@@ -481,7 +497,7 @@ impl World {
 
     fn begin(&mut self, leader: usize) -> bool {
         let Some(drop) = reapable(self.record(leader), Wall::MAX, Duration::ZERO) else { return false };
-        if !self.is_settled(leader) {
+        if !self.is_settled(leader) || self.is_giving_up(leader) {
             return false;
         }
         let fence = self.nodes[leader].disk.fences.raised + 1;
@@ -495,7 +511,8 @@ impl World {
     fn vote(&mut self, leader: usize, member: usize) -> bool {
         let Some(round) = &self.nodes[leader].round else { return false };
         let (fence, version_hash, drop) = (round.fence, round.version_hash, round.drop.clone());
-        if round.asked.contains(&member) || member >= self.members() || !self.is_settled(member) {
+        let is_ready = self.is_settled(member) && !self.is_giving_up(member);
+        if round.asked.contains(&member) || member >= self.members() || !is_ready {
             return false;
         }
         let id = NodeId(member as u64);
@@ -504,6 +521,7 @@ impl World {
         fences.raised = fences.raised.max(fence);
         let held = self.record(member);
         let judged = match member < PRIMARIES {
+            true if !self.nodes[member].disk.guest.is_empty() => KeyVote::Guest,
             true => vote(held, version_hash, &drop, Wall::MAX, Duration::ZERO),
             false if held.is_empty() => KeyVote::Yes,
             false => KeyVote::Guest,
@@ -562,7 +580,7 @@ impl World {
     fn hand_over(&mut self, to: usize) {
         for _ in 0..2 {
             let disk = &self.nodes[PRIMARIES].disk;
-            if disk.targets.contains(&to) {
+            if disk.targets.contains(&to) && !self.is_giving_up(PRIMARIES) {
                 let (record, fences) = (disk.copy.record.clone(), disk.fences);
                 self.take(PRIMARIES, to, &record, fences);
             }
@@ -572,7 +590,7 @@ impl World {
     fn exchange(&mut self, a: usize, b: usize) {
         for (from, to) in [(a, b), (b, a)] {
             let theirs = self.nodes[to].disk.fences;
-            if self.raise(from, theirs) && !self.record(from).is_empty() {
+            if self.raise(from, theirs) && !self.record(from).is_empty() && !self.is_giving_up(from) {
                 let (record, fences) = (self.record(from).clone(), self.nodes[from].disk.fences);
                 self.take(from, to, &record, fences);
             }
@@ -614,7 +632,14 @@ impl World {
     /// With what is wrong then.
     pub(crate) fn end(&mut self) -> Result<(), String> {
         self.under_way.clear();
+        self.nodes.iter_mut().for_each(|node| node.slowly = false);
         for _ in 0..ROUNDS {
+            for node in 0..NODES {
+                while self.go_on(node) {}
+                if self.read_guest(node) {
+                    self.turn(node);
+                }
+            }
             for (a, b) in (0..NODES).flat_map(|a| (0..NODES).map(move |b| (a, b))).filter(|(a, b)| a != b) {
                 self.ask(a, b);
                 if a < PRIMARIES && b < PRIMARIES {
@@ -629,6 +654,7 @@ impl World {
             self.has_no_dead(id, node)?;
         }
         if !(1..PRIMARIES).all(|other| self.record(other) == self.record(0))
+            || self.nodes.iter().any(|node| !node.disk.guest.is_empty())
             || !self.record(PRIMARIES).is_empty()
         {
             let records: Vec<&Record> = (0..NODES).map(|node| self.record(node)).collect();

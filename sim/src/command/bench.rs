@@ -96,7 +96,8 @@ fn five(clients: u32, operations: u32) -> RunSettings {
 /// Only time passes.
 fn idle(seconds: u64) -> Plan {
     let mut plan = Plan::of(1, RunSettings { keys: 1, ..five(1, 0) });
-    plan.entries = vec![Entry { at_ms: Some(seconds * 1_000), when: None, action: Action::HealNet }];
+    plan.entries =
+        vec![Entry { at_ms: Some(seconds * 1_000), when: None, why: None, action: Action::HealNet }];
     plan
 }
 

@@ -35,6 +35,7 @@ use ringdove::types::{Key, Namespace, WriteId};
 use crate::disk::{DiskChange, DiskWatch};
 use crate::holdings::{DIR, Finder, Holdings};
 use crate::seed;
+use crate::settings::SyncKeys;
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -81,8 +82,8 @@ struct State {
 pub struct Watch {
     state: Arc<Mutex<State>>,
     trace: Trace,
-    /// Whether every write is `sync`.
-    sync: bool,
+    /// The keys of which every write is `sync`.
+    sync: SyncKeys,
     canary: Option<Canary>,
 }
 
@@ -102,8 +103,8 @@ pub struct Seen {
 }
 
 impl Watch {
-    /// A watch over a cluster of so many partitions, whose nodes make the mistake `canary`. `sync`: every write is.
-    pub fn new(partitions: PartitionCount, trace: &Trace, sync: bool, canary: Option<Canary>) -> Watch {
+    /// A watch over a cluster of so many partitions, whose nodes make the mistake `canary`. `sync`: the keys of which every write is.
+    pub fn new(partitions: PartitionCount, trace: &Trace, sync: SyncKeys, canary: Option<Canary>) -> Watch {
         let state = State { partitions: Some(partitions), trace: trace.clone(), ..State::default() };
         Watch { state: Arc::new(Mutex::new(state)), trace: trace.clone(), sync, canary }
     }
@@ -431,7 +432,7 @@ impl Observer for Observing {
             }
             Fact::Acked { sync: false, .. } => {}
             // What is to be on a disk only after an interval may be shown before.
-            Fact::Shown { .. } if !self.watch.sync => {}
+            Fact::Shown { slot, .. } if !self.watch.sync.has(&slot.key) => {}
             Fact::Shown { node, slot, record } => {
                 if state.destroyed.contains(&node.to_string()) {
                     return;
@@ -491,5 +492,9 @@ impl Observer for Observing {
 
     fn canary(&self, canary: Canary) -> bool {
         self.watch.canary == Some(canary)
+    }
+
+    fn withheld(&self, kind: u16) -> bool {
+        self.world.withholds(kind)
     }
 }

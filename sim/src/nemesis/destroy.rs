@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ringdove::io::fault_disk::{Fault, Image};
+use ringdove::io::fault_disk::{Fault, Image, Rates};
 use ringdove::storage::evidence;
 
 use super::Nemesis;
@@ -19,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::holdings::DIR;
 use crate::plan::Destruction;
 use crate::play::bound::{Past, bound};
+use crate::seed;
 use crate::workload::Session;
 use crate::world::Host;
 
@@ -26,8 +27,6 @@ use crate::world::Host;
 const FALLS: u32 = 8;
 /// Between two readings of all keys.
 const READ_EVERY: Duration = Duration::from_millis(500);
-/// The operator's look at his nodes while a reading goes on.
-const TEND_EVERY: Duration = Duration::from_millis(100);
 
 /// The files that hold the log of a disk, by number.
 fn segments(image: &Image) -> Vec<PathBuf> {
@@ -90,6 +89,19 @@ fn change(image: &mut Image, how: &Destruction, kept: Option<&Image>) -> bool {
                 }
             }
         }
+        Destruction::BadSector { file: number, thousandths } => {
+            if let Some((path, len)) = file(image, *number) {
+                image.arm(Fault::BadSector { path, offset: part(len, *thousandths) });
+            }
+        }
+        Destruction::Decay { astray, lies, seed } => {
+            let rates = Rates {
+                misdirected_write: f64::from(*astray) / 1000.0,
+                sync_lie: f64::from(*lies) / 1000.0,
+                ..Rates::default()
+            };
+            image.set_rates(rates, seed::stream(*seed, "decay"));
+        }
         Destruction::Misdirect { nth, file: number, thousandths } => {
             if let Some((to, len)) = file(image, *number) {
                 let (path, offset) = (PathBuf::from(DIR), part(len, *thousandths));
@@ -103,6 +115,12 @@ fn change(image: &mut Image, how: &Destruction, kept: Option<&Image>) -> bool {
         }
     }
     false
+}
+
+/// Takes back what was armed and what comes by chance.
+pub(super) fn no_more(image: &mut Image) {
+    image.disarm();
+    image.set_rates(Rates::default(), seed::stream(0, "none"));
 }
 
 impl Nemesis {
@@ -128,7 +146,7 @@ impl Nemesis {
         self.watch.destroyed(node);
         if how.takes_the_power() {
             cluster.down(node);
-            self.lost(node);
+            self.lost_with_the_power(node, &host);
             host.power_loss().await;
             self.back.push((self.world.now() + Duration::from_millis(back_after_ms), node.to_owned()));
         }
@@ -139,9 +157,12 @@ impl Nemesis {
     }
 
     /// A node whose directory is damaged does not start. The operator gives the disk up and replaces the member, as the
-    /// error says; if nobody has damaged the disk, that is no answer.
+    /// error says; if nobody has damaged the disk, that is no answer. A sector that cannot be read fails a start too where the
+    /// head of a segment is in it: of that the node cannot tell whether it passes, so the operator waits a while.
     pub(super) fn replace_damaged(&mut self, cluster: &mut Cluster) {
-        for (node, why) in cluster.damaged_directories() {
+        let damaged = cluster.damaged_directories();
+        let unreadable = cluster.unreadable_disks().into_iter().filter(|(node, _)| self.budget.has(node));
+        for (node, why) in damaged.into_iter().chain(unreadable.collect::<Vec<_>>()) {
             if !self.budget.has(&node) {
                 self.history.wrong(format!("{node} cannot start, and nobody has touched its disk: {why}"));
                 continue;
@@ -161,9 +182,9 @@ impl Nemesis {
     pub(super) async fn power_cycle_destroyed(&mut self, cluster: &mut Cluster) {
         for node in self.budget.spent().map(str::to_owned).collect::<Vec<_>>() {
             let Some(host) = cluster.host(&node).cloned() else { continue };
-            host.with_disk(Image::disarm);
+            host.with_disk(no_more);
             cluster.down(&node);
-            self.lost(&node);
+            self.lost_with_the_power(&node, &host);
             host.power_loss().await;
         }
     }
@@ -191,21 +212,15 @@ impl Nemesis {
                 let session = Session::new(&world, io, start, &name, &settings, &descriptor, &history);
                 session.read_all(by).await;
             });
-            let read = running.output();
-            tokio::pin!(read);
-            loop {
-                cluster.tend();
-                self.replace_damaged(cluster);
-                let tend_at = self.world.now() + TEND_EVERY;
-                tokio::select! {
-                    biased;
-                    _ = &mut read => break,
-                    () = self.world.timers().sleep_until(tend_at) => {}
-                }
-            }
+            self.tend_until(cluster, running.output()).await;
             // What was repaired gets to the disks meanwhile.
-            self.world.sleep(READ_EVERY).await;
+            let pause = self.world.clone();
+            self.tend_until(cluster, pause.sleep(READ_EVERY)).await;
             let mut thin = self.watch.on_fewer_than(cluster.settings().w.into());
+            // A node that cannot start yet may be one whose disk is to be replaced: within this round's budget.
+            if cluster.tend() > 0 {
+                thin.push("a node does not run".to_owned());
+            }
             thin.extend(refilling(cluster));
             if thin.is_empty() || self.world.now() >= by {
                 break thin;

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use ringdove::net::message::{Fetch, FetchReply, Get, GetReply, Message, Put, PutReply, Store, StoreReply};
+use ringdove::net::message::{
+    AskFences, AskTransfers, Commit, Fetch, FetchMany, FetchReply, Get, GetReply, Gossip, LeafKeys, Message,
+    OfferLayouts, Put, PutReply, ScanKeys, Store, StoreReply, TreeHashes, Vote,
+};
 
+use crate::plan::Why;
 use crate::seed::Stream;
 
 /// One fault, or its end.
@@ -31,7 +35,18 @@ pub enum NetFault {
         /// The receiver.
         to: String,
     },
-    /// All connections between two hosts are reset, for both; what was on the way is gone.
+    /// One fault of a kind ends, the oldest on this link. Others go on: a link that was cut twice is whole when it was mended
+    /// twice.
+    Mend {
+        /// The sender.
+        from: String,
+        /// The receiver.
+        to: String,
+        /// Of which kind.
+        what: Lasting,
+    },
+    /// All connections between two hosts are reset from the middle, as by a firewall: what was on the way is gone, and each
+    /// side hears of it as of anything else, over the link that leads to it.
     Reset {
         /// One.
         from: String,
@@ -46,7 +61,8 @@ pub enum NetFault {
         to: String,
     },
     /// So many of a hundred segments are lost and sent again: after 200 ms, then twice as long each time; a segment that
-    /// is lost six times resets its connection.
+    /// is lost six times never arrives. Its sender then gives the connection up, 12.6 s after it was sent; the receiver hears
+    /// nothing of that.
     Loss {
         /// The sender.
         from: String,
@@ -82,7 +98,8 @@ pub enum NetFault {
         /// Which one, from 1.
         nth: u32,
     },
-    /// The nth segment of data from now on is lost and its connection reset: what it answered has been done.
+    /// The nth segment of data from now on is lost, on connections that the receiver has opened, and its connection is reset
+    /// from the middle: what it answered has been done.
     ReplyLost {
         /// The sender of the reply.
         from: String,
@@ -131,6 +148,7 @@ impl NetFault {
         match self {
             NetFault::Cut { .. } => "cut",
             NetFault::Heal { .. } => "heal",
+            NetFault::Mend { .. } => "mend",
             NetFault::Reset { .. } => "reset",
             NetFault::HalfOpen { .. } => "half-open",
             NetFault::Loss { .. } => "loss",
@@ -150,6 +168,7 @@ impl NetFault {
         match self {
             NetFault::Cut { from, to }
             | NetFault::Heal { from, to }
+            | NetFault::Mend { from, to, .. }
             | NetFault::Reset { from, to }
             | NetFault::HalfOpen { from, to }
             | NetFault::Loss { from, to, .. }
@@ -163,7 +182,75 @@ impl NetFault {
             | NetFault::LargeStall { from, to } => (from, to),
         }
     }
+
+    /// What mends it; nothing where it ends by itself.
+    pub fn mended(&self) -> Option<NetFault> {
+        let what = match self {
+            NetFault::Cut { .. } => Lasting::Cut,
+            NetFault::Loss { .. } => Lasting::Loss,
+            NetFault::Slow { .. } => Lasting::Slow,
+            NetFault::Bandwidth { .. } => Lasting::Bandwidth,
+            NetFault::Hold { .. } => Lasting::Hold,
+            NetFault::SmallStall { .. } => Lasting::SmallStall,
+            NetFault::LargeStall { .. } => Lasting::LargeStall,
+            NetFault::SlowFrames { .. } => Lasting::SlowFrames,
+            NetFault::Heal { .. }
+            | NetFault::Mend { .. }
+            | NetFault::Reset { .. }
+            | NetFault::HalfOpen { .. }
+            | NetFault::Corrupt { .. }
+            | NetFault::ReplyLost { .. } => return None,
+        };
+        let (from, to) = self.link();
+        Some(NetFault::Mend { from: from.to_owned(), to: to.to_owned(), what })
+    }
+
+    /// Whether it makes something whole.
+    pub fn is_an_end(&self) -> bool {
+        matches!(self, NetFault::Heal { .. } | NetFault::Mend { .. })
+    }
 }
+
+/// Faults of a link that last until they are mended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lasting {
+    /// [`NetFault::Cut`].
+    Cut,
+    /// [`NetFault::Loss`].
+    Loss,
+    /// [`NetFault::Slow`].
+    Slow,
+    /// [`NetFault::Bandwidth`].
+    Bandwidth,
+    /// [`NetFault::Hold`].
+    Hold,
+    /// [`NetFault::SmallStall`].
+    SmallStall,
+    /// [`NetFault::LargeStall`].
+    LargeStall,
+    /// [`NetFault::SlowFrames`].
+    SlowFrames,
+}
+
+/// Every name under which something is counted on a link.
+pub const NAMES: [&str; 15] = [
+    "cut",
+    "reset",
+    "half-open",
+    "loss",
+    "loss-exhausted",
+    "slow-link",
+    "slow-tail",
+    "bandwidth",
+    "corrupt",
+    "reply-lost",
+    "hold",
+    "large-stall",
+    "small-stall",
+    "slow-frames",
+    "unacknowledged",
+];
 
 /// Kinds of frames that can be slowed down alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,11 +272,31 @@ pub enum FrameKind {
     Store,
     /// The answer.
     StoreReply,
+    /// Several copies that one node asks another for.
+    FetchMany,
+    /// A part of a scan.
+    ScanKeys,
+    /// What a node has heard of all others: the heartbeats.
+    Gossip,
+    /// The layouts that a node goes by.
+    OfferLayouts,
+    /// Hashes of a Merkle tree.
+    TreeHashes,
+    /// The keys below some leaves of one.
+    LeafKeys,
+    /// A vote in a round of reaping.
+    Vote,
+    /// What came of one.
+    Commit,
+    /// How far another node's fences are.
+    AskFences,
+    /// How far another node's transfers are.
+    AskTransfers,
 }
 
 impl FrameKind {
     /// All of them.
-    pub const ALL: [FrameKind; 8] = [
+    pub const ALL: [FrameKind; 18] = [
         FrameKind::Get,
         FrameKind::GetReply,
         FrameKind::Put,
@@ -198,6 +305,16 @@ impl FrameKind {
         FrameKind::FetchReply,
         FrameKind::Store,
         FrameKind::StoreReply,
+        FrameKind::FetchMany,
+        FrameKind::ScanKeys,
+        FrameKind::Gossip,
+        FrameKind::OfferLayouts,
+        FrameKind::TreeHashes,
+        FrameKind::LeafKeys,
+        FrameKind::Vote,
+        FrameKind::Commit,
+        FrameKind::AskFences,
+        FrameKind::AskTransfers,
     ];
 
     /// Its number in a frame's head.
@@ -211,6 +328,16 @@ impl FrameKind {
             FrameKind::FetchReply => FetchReply::KIND,
             FrameKind::Store => Store::KIND,
             FrameKind::StoreReply => StoreReply::KIND,
+            FrameKind::FetchMany => FetchMany::KIND,
+            FrameKind::ScanKeys => ScanKeys::KIND,
+            FrameKind::Gossip => Gossip::KIND,
+            FrameKind::OfferLayouts => OfferLayouts::KIND,
+            FrameKind::TreeHashes => TreeHashes::KIND,
+            FrameKind::LeafKeys => LeafKeys::KIND,
+            FrameKind::Vote => Vote::KIND,
+            FrameKind::Commit => Commit::KIND,
+            FrameKind::AskFences => AskFences::KIND,
+            FrameKind::AskTransfers => AskTransfers::KIND,
         }
     }
 }
@@ -222,24 +349,36 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Losses of one segment after which its connection is reset.
 const LOSSES_MAX: u32 = 6;
 
-/// One direction between two hosts.
+/// One direction between two hosts. Of faults that last there may be several of a kind at once; each is mended by itself.
 pub(super) struct Link {
     pub(super) chance: Stream,
-    pub(super) cut: bool,
-    pub(super) large_stall: bool,
-    pub(super) small_stall: bool,
-    /// A kind of frames that is slow, and by how much.
-    slow_frames: Option<(u16, Duration)>,
+    /// What each cut is called, where it has a name of its own.
+    pub(super) cuts: Vec<Option<Why>>,
+    pub(super) large_stalls: u32,
+    pub(super) small_stalls: u32,
+    /// Kinds of frames that are slow, and by how much.
+    slow_frames: Vec<(u16, Duration)>,
     /// When the last cut ended.
     pub(super) cut_ended: Option<Duration>,
-    loss_percent: u32,
-    slow: Duration,
-    /// Bytes a second; 0 is without a limit.
-    bandwidth: u64,
+    loss_percent: Vec<u32>,
+    slow: Vec<Duration>,
+    /// Bytes a second.
+    bandwidth: Vec<u64>,
+    /// The numbers of the holds that last.
+    pub(super) holds: Vec<u32>,
     /// When the last byte under the limit has left.
     free_at: Duration,
     corrupt_in: u32,
     reset_in: u32,
+}
+
+/// How a segment gets to the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// So much later than usual.
+    Later(Duration),
+    /// Not at all, and its sender gives up after so long.
+    Lost(Duration),
 }
 
 /// What a link does to one segment of data.
@@ -255,120 +394,158 @@ pub(super) enum Fate {
 /// How often each fault was set, and did something.
 pub type Counts = BTreeMap<&'static str, (u64, u64)>;
 
+/// Takes the oldest away.
+fn end_one<T>(all: &mut Vec<T>) -> Option<T> {
+    (!all.is_empty()).then(|| all.remove(0))
+}
+
+/// One more; in plans of before a nothing ended all.
+fn begin<T: PartialEq + Default>(all: &mut Vec<T>, one: T) {
+    if one == T::default() {
+        all.clear();
+    } else {
+        all.push(one);
+    }
+}
+
 impl Link {
     pub(super) fn new(chance: Stream) -> Link {
         Link {
             chance,
-            cut: false,
-            large_stall: false,
-            small_stall: false,
-            slow_frames: None,
+            cuts: Vec::new(),
+            large_stalls: 0,
+            small_stalls: 0,
+            slow_frames: Vec::new(),
             cut_ended: None,
-            loss_percent: 0,
-            slow: Duration::ZERO,
-            bandwidth: 0,
+            loss_percent: Vec::new(),
+            slow: Vec::new(),
+            bandwidth: Vec::new(),
+            holds: Vec::new(),
             free_at: Duration::ZERO,
             corrupt_in: 0,
             reset_in: 0,
         }
     }
 
-    /// Sets what lasts or is counted; the rest is of connections.
-    pub(super) fn set(&mut self, fault: &NetFault, now: Duration) {
+    pub(super) fn is_cut(&self) -> bool {
+        !self.cuts.is_empty()
+    }
+
+    /// Sets what lasts or is counted, under the name that it goes by; the rest is of connections.
+    pub(super) fn set(&mut self, fault: &NetFault, why: Option<Why>, now: Duration) {
         match *fault {
-            NetFault::Cut { .. } => self.cut = true,
+            NetFault::Cut { .. } => self.cuts.push(why),
             NetFault::Heal { .. } => self.heal(now),
-            NetFault::Loss { percent, .. } => self.loss_percent = percent.min(95),
-            NetFault::Slow { ms, .. } => self.slow = Duration::from_millis(ms),
-            NetFault::Bandwidth { kib_s, .. } => self.bandwidth = kib_s * 1024,
+            NetFault::Mend { what, .. } => self.mend(what, now),
+            NetFault::Loss { percent, .. } => begin(&mut self.loss_percent, percent.min(95)),
+            NetFault::Slow { ms, .. } => begin(&mut self.slow, Duration::from_millis(ms)),
+            NetFault::Bandwidth { kib_s, .. } => begin(&mut self.bandwidth, kib_s * 1024),
             NetFault::Corrupt { nth, .. } => self.corrupt_in = nth,
             NetFault::ReplyLost { nth, .. } => self.reset_in = nth,
-            NetFault::LargeStall { .. } => self.large_stall = true,
-            NetFault::SmallStall { .. } => self.small_stall = true,
+            NetFault::LargeStall { .. } => self.large_stalls += 1,
+            NetFault::SmallStall { .. } => self.small_stalls += 1,
+            NetFault::SlowFrames { ms: 0, .. } => self.slow_frames.clear(),
             NetFault::SlowFrames { frames, ms, .. } => {
-                self.slow_frames = (ms > 0).then(|| (frames.number(), Duration::from_millis(ms)));
+                self.slow_frames.push((frames.number(), Duration::from_millis(ms)));
             }
             NetFault::Reset { .. } | NetFault::HalfOpen { .. } | NetFault::Hold { .. } => {}
         }
     }
 
+    fn mend(&mut self, what: Lasting, now: Duration) {
+        match what {
+            Lasting::Cut => {
+                if end_one(&mut self.cuts).is_some() {
+                    self.cut_ended = Some(now);
+                }
+            }
+            Lasting::Loss => drop(end_one(&mut self.loss_percent)),
+            Lasting::Slow => drop(end_one(&mut self.slow)),
+            Lasting::Bandwidth => drop(end_one(&mut self.bandwidth)),
+            Lasting::Hold => drop(end_one(&mut self.holds)),
+            Lasting::SmallStall => self.small_stalls = self.small_stalls.saturating_sub(1),
+            Lasting::LargeStall => self.large_stalls = self.large_stalls.saturating_sub(1),
+            Lasting::SlowFrames => drop(end_one(&mut self.slow_frames)),
+        }
+    }
+
     pub(super) fn heal(&mut self, now: Duration) {
-        if std::mem::take(&mut self.cut) {
+        if self.is_cut() {
+            self.cuts.clear();
             self.cut_ended = Some(now);
         }
-        self.small_stall = false;
-        self.slow_frames = None;
-        self.large_stall = false;
-        self.loss_percent = 0;
-        self.slow = Duration::ZERO;
-        self.bandwidth = 0;
-        self.corrupt_in = 0;
-        self.reset_in = 0;
+        (self.small_stalls, self.large_stalls) = (0, 0);
+        self.slow_frames.clear();
+        self.loss_percent.clear();
+        self.slow.clear();
+        self.bandwidth.clear();
+        self.holds.clear();
+        (self.corrupt_in, self.reset_in) = (0, 0);
     }
 
     /// How much later a segment arrives in which frames of these kinds begin.
     pub(super) fn later_by_kind(&self, begun: &[u16], counts: &mut Counts) -> Duration {
-        match self.slow_frames {
-            Some((kind, later)) if begun.contains(&kind) => {
-                effective(counts, "slow-frames");
-                later
-            }
-            _ => Duration::ZERO,
+        let of_these = self.slow_frames.iter().filter(|(kind, _)| begun.contains(kind));
+        let later = of_these.map(|(_, later)| *later).max();
+        if later.is_some() {
+            effective(counts, "slow-frames");
         }
+        later.unwrap_or_default()
     }
 
-    /// How much later than usual a segment of `len` bytes arrives that is sent `now`; nothing when it is lost too often.
-    pub(super) fn later(&mut self, now: Duration, len: usize, counts: &mut Counts) -> Option<Duration> {
-        let mut later = self.slow;
-        if !self.slow.is_zero() {
+    /// How a segment of `len` bytes passes that is sent `now`.
+    pub(super) fn passage(&mut self, now: Duration, len: usize, counts: &mut Counts) -> Passage {
+        let mut later = self.slow.iter().max().copied().unwrap_or_default();
+        if !later.is_zero() {
             effective(counts, "slow-link");
         }
-        if self.bandwidth > 0 {
-            let time = Duration::from_secs_f64((len + 60) as f64 / self.bandwidth as f64);
+        if let Some(bandwidth) = self.bandwidth.iter().min() {
+            let time = Duration::from_secs_f64((len + 60) as f64 / *bandwidth as f64);
             self.free_at = self.free_at.max(now) + time;
             later += self.free_at - now;
             effective(counts, "bandwidth");
         }
-        if self.loss_percent > 0 {
-            let mut wait = RETRY;
+        if let Some(percent) = self.loss_percent.iter().max() {
+            let (mut wait, mut tried) = (RETRY, Duration::ZERO);
             for losses in 0.. {
                 if losses == LOSSES_MAX {
-                    return None;
+                    fired(counts, "loss-exhausted");
+                    return Passage::Lost(tried);
                 }
-                if !rand::RngExt::random_ratio(&mut self.chance, self.loss_percent, 100) {
+                if !rand::RngExt::random_ratio(&mut self.chance, *percent, 100) {
                     break;
                 }
                 effective(counts, "loss");
-                later += wait;
+                tried += wait;
                 wait *= 2;
             }
+            later += tried;
         }
-        Some(later)
+        Passage::Later(later)
     }
 
-    /// What becomes of the next segment of data.
-    pub(super) fn fate(&mut self, counts: &mut Counts) -> Fate {
+    /// What becomes of the next segment of data, which is an answer where it goes to the one who has opened the connection.
+    pub(super) fn fate(&mut self, is_answer: bool, counts: &mut Counts) -> Fate {
         let due = |left: &mut u32| {
             let hits = *left == 1;
             *left = left.saturating_sub(1);
             hits
         };
-        if due(&mut self.reset_in) {
+        if is_answer && due(&mut self.reset_in) {
             effective(counts, "reply-lost");
             return Fate::Reset;
         }
         if due(&mut self.corrupt_in) {
-            effective(counts, "corrupt");
             return Fate::Corrupt(rand::RngExt::random(&mut self.chance));
         }
         Fate::Whole
     }
 }
 
-pub(super) fn effective(counts: &mut Counts, name: &'static str) {
+pub(crate) fn effective(counts: &mut Counts, name: &'static str) {
     counts.entry(name).or_default().1 += 1;
 }
 
-pub(super) fn fired(counts: &mut Counts, name: &'static str) {
+pub(crate) fn fired(counts: &mut Counts, name: &'static str) {
     counts.entry(name).or_default().0 += 1;
 }

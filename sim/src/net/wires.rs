@@ -19,14 +19,11 @@ use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::NetTimes;
-use super::fault::{Counts, Fate, LARGE, Link, NetFault, effective, fired};
+use super::fault::{Counts, Fate, LARGE, Link, Passage, effective, fired};
 use super::frames::Frames;
 use crate::seed;
 use crate::timers::{TimerId, Timers};
 use crate::trace::Trace;
-
-/// For how long a sender waits for an acknowledgement: six retries, the first after 200 ms, each twice as long.
-pub const UNACKED_MAX: Duration = Duration::from_millis(12_600);
 
 /// First port that is given out where the caller asked for none.
 const FIRST_FREE_PORT: u16 = 40_000;
@@ -39,11 +36,13 @@ pub(super) enum Segment {
     Data(Bytes),
     Fin,
     Reset,
+    /// One that was lost as often as it was sent: when its turn comes its sender gives up.
+    Lost,
 }
 
 /// A host's place in [`Wires::names`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct HostId(u32);
+pub(super) struct HostId(pub(super) u32);
 
 /// How one side of a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub(super) enum State {
 }
 
 pub(super) struct Side {
-    host: HostId,
+    pub(super) host: HostId,
     pub(super) addr: String,
     pub(super) state: State,
     reader_dropped: bool,
@@ -102,7 +101,7 @@ pub(super) struct Pipe {
     /// Of these, those that have arrived.
     pub(super) unacked: usize,
     /// Since when the first of them waits.
-    unacked_since: Option<Duration>,
+    pub(super) unacked_since: Option<Duration>,
     frames: Frames,
     /// For the first segment; none while that segment is held back.
     pub(super) timer: Option<TimerId>,
@@ -112,8 +111,10 @@ pub(super) struct Pipe {
 pub(super) struct Conn {
     pub(super) sides: [Side; 2],
     pub(super) pipes: [Pipe; 2],
-    /// Directions that stand still by a `hold`.
-    pub(super) held: [bool; 2],
+    /// The holds by which each direction stands still, by number.
+    pub(super) held: [Vec<u32>; 2],
+    /// Sides that bytes have reached which were changed on the way.
+    pub(super) misled: [bool; 2],
     /// It ended under the hands of one side, who told the other nothing.
     pub(super) broken: bool,
 }
@@ -147,14 +148,15 @@ pub(super) struct Wires {
     pub(super) hosts: BTreeMap<String, HostState>,
     pub(super) listening: BTreeMap<String, Listening>,
     pub(super) conns: BTreeMap<u64, Conn>,
-    names: Vec<Arc<str>>,
+    pub(super) names: Vec<Arc<str>>,
     numbers: BTreeMap<Arc<str>, HostId>,
-    links: BTreeMap<(HostId, HostId), Link>,
-    counts: Counts,
+    pub(super) links: BTreeMap<(HostId, HostId), Link>,
+    pub(super) counts: Counts,
     pub(super) next_conn: u64,
     pub(super) next_listener: u64,
+    pub(super) next_hold: u32,
     /// To be woken once the lock is given back.
-    woken: Vec<Waker>,
+    pub(super) woken: Vec<Waker>,
 }
 
 impl Wires {
@@ -174,7 +176,7 @@ impl Wires {
 pub(super) struct Shared {
     seed: u64,
     pub(super) times: NetTimes,
-    timers: Timers,
+    pub(super) timers: Timers,
     trace: Trace,
     wires: Mutex<Wires>,
 }
@@ -228,6 +230,7 @@ impl Network {
             counts: Counts::new(),
             next_conn: 0,
             next_listener: 0,
+            next_hold: 0,
             woken: Vec::new(),
         };
         Network(Arc::new(Shared { seed, times, timers, trace, wires: Mutex::new(wires) }))
@@ -288,125 +291,6 @@ impl Network {
         }
     }
 
-    /// Holds back everything from `from` to `to` until it is healed. The other direction is not touched.
-    pub fn cut(&self, from: &str, to: &str) {
-        self.apply(&NetFault::Cut { from: from.to_owned(), to: to.to_owned() });
-    }
-
-    /// Lets through again, in order, what waits from `from` to `to`.
-    pub fn heal(&self, from: &str, to: &str) {
-        self.apply(&NetFault::Heal { from: from.to_owned(), to: to.to_owned() });
-    }
-
-    /// Does to the network what the fault says.
-    pub fn apply(&self, fault: &NetFault) {
-        let (from, to) = fault.link();
-        let mut wires = self.lock();
-        let link = (wires.number(from), wires.number(to));
-        if !matches!(fault, NetFault::Heal { .. }) {
-            fired(&mut wires.counts, fault.name());
-        }
-        let now = self.0.timers.now();
-        self.link(&mut wires, link).set(fault, now);
-        let between = |conn: &Conn| {
-            let [a, b] = [conn.sides[0].host, conn.sides[1].host];
-            if (a, b) == link { Some(0) } else { ((b, a) == link).then_some(1) }
-        };
-        let conns: Vec<(u64, usize)> =
-            wires.conns.iter().filter_map(|(id, conn)| Some((*id, between(conn)?))).collect();
-        self.record(from, fault.name(), format_args!("to {to}, {} connections", conns.len()));
-        for (id, side) in conns {
-            match fault {
-                NetFault::Heal { .. } => {
-                    if let Some(conn) = wires.conns.get_mut(&id) {
-                        conn.held[side] = false;
-                    }
-                }
-                NetFault::Hold { .. } => {
-                    if let Some(conn) = wires.conns.get_mut(&id) {
-                        conn.held[side] = true;
-                    }
-                }
-                NetFault::Reset { .. } => {
-                    effective(&mut wires.counts, "reset");
-                    self.break_off(&mut wires, id, [true, true]);
-                }
-                NetFault::HalfOpen { .. } => {
-                    effective(&mut wires.counts, "half-open");
-                    self.break_off(&mut wires, id, [side == 0, side == 1]);
-                }
-                _ => {}
-            }
-        }
-        if let NetFault::Heal { .. } = fault {
-            self.resume(&mut wires);
-        }
-    }
-
-    /// A connection ends under the hands of the sides named; nothing is sent, and what was on the way from them is gone.
-    fn break_off(&self, wires: &mut Wires, id: u64, sides: [bool; 2]) {
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        conn.broken = true;
-        for (side, ends) in sides.into_iter().enumerate() {
-            if !ends || conn.sides[side].state == State::Closed {
-                continue;
-            }
-            let unheard = side == 1 && conn.sides[1].state == State::Connecting;
-            if unheard {
-                continue;
-            }
-            let pipe = &mut conn.pipes[side];
-            if let Some(timer) = pipe.timer.take() {
-                self.0.timers.cancel(timer);
-            }
-            *pipe = Pipe::default();
-            let this = &mut conn.sides[side];
-            this.state = State::Reset;
-            this.inbox.clear();
-            this.inbox_bytes = 0;
-            wires.woken.extend(this.read_waker.take());
-            wires.woken.extend(this.write_waker.take());
-        }
-    }
-
-    /// How often each fault was set, and did something.
-    pub fn counts(&self) -> Counts {
-        self.lock().counts.clone()
-    }
-
-    /// Cuts both directions between two hosts.
-    pub fn cut_both(&self, a: &str, b: &str) {
-        self.cut(a, b);
-        self.cut(b, a);
-    }
-
-    /// Heals both directions between two hosts.
-    pub fn heal_both(&self, a: &str, b: &str) {
-        self.heal(a, b);
-        self.heal(b, a);
-    }
-
-    /// Heals every link.
-    pub fn heal_all(&self) {
-        let mut wires = self.lock();
-        let now = self.0.timers.now();
-        wires.links.values_mut().for_each(|link| link.heal(now));
-        wires.conns.values_mut().for_each(|conn| conn.held = [false; 2]);
-        self.record("net", "heal-all", "");
-        self.resume(&mut wires);
-    }
-
-    /// The connections that either side still knows.
-    pub fn connections(&self) -> Vec<Connection> {
-        let wires = self.lock();
-        let told = |conn: &Conn| Connection {
-            hosts: [0, 1].map(|side: usize| wires.names[conn.sides[side].host.0 as usize].to_string()),
-            is_open: [0, 1].map(|side: usize| conn.sides[side].state != State::Closed),
-            broken: conn.broken,
-        };
-        wires.conns.values().map(told).collect()
-    }
-
     /// Connections that either side still knows, and segments on the way: both zero when nothing leaks.
     pub fn usage(&self) -> (usize, usize) {
         let wires = self.lock();
@@ -423,73 +307,8 @@ impl Network {
         drop((conns, listening));
     }
 
-    /// Whether what a side sends is acknowledged: the way back is not cut.
-    fn is_acked(&self, wires: &mut Wires, id: u64, from: usize) -> bool {
-        !self.link_of(wires, id, 1 - from).cut
-    }
-
-    /// What has arrived of a side's bytes is acknowledged: there is room again.
-    fn acknowledge(&self, wires: &mut Wires, id: u64, from: usize) {
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let pipe = &mut conn.pipes[from];
-        if pipe.unacked == 0 {
-            return;
-        }
-        pipe.bytes -= std::mem::take(&mut pipe.unacked);
-        pipe.unacked_since = None;
-        let waker = conn.sides[from].write_waker.take();
-        wires.woken.extend(waker);
-    }
-
-    /// Bytes have arrived and the acknowledgement cannot go back. The sender tries for a while.
-    fn not_acknowledged(&self, wires: &mut Wires, id: u64, from: usize, len: usize) {
-        let now = self.0.timers.now();
-        let Some(conn) = wires.conns.get_mut(&id) else { return };
-        let pipe = &mut conn.pipes[from];
-        pipe.unacked += len;
-        if pipe.unacked_since.is_none() {
-            pipe.unacked_since = Some(now);
-            fired(&mut wires.counts, "unacknowledged");
-            let net = Arc::downgrade(&self.0);
-            self.0.timers.at(now + UNACKED_MAX, move || Network::give_up(&net, id, from, now));
-        }
-    }
-
-    /// The retries for bytes that wait for an acknowledgement since `since` are over.
-    fn give_up(net: &Weak<Shared>, id: u64, from: usize, since: Duration) {
-        let Some(net) = net.upgrade().map(Network) else { return };
-        let mut wires = net.lock();
-        let still = wires.conns.get(&id).is_some_and(|conn| conn.pipes[from].unacked_since == Some(since));
-        if still {
-            net.count_unacked(&mut wires);
-            net.record("net", "unacknowledged", format_args!("c{id}"));
-            net.break_off(&mut wires, id, [from == 0, from == 1]);
-        }
-    }
-
-    /// A missing acknowledgement did something: a writer stands still, or a connection ended.
-    pub(super) fn count_unacked(&self, wires: &mut Wires) {
-        effective(&mut wires.counts, "unacknowledged");
-    }
-
-    /// Whether the host was cut off from every one of the others at some moment since then, there or back. With one that it
-    /// could reach it may have found its answer.
-    pub fn was_cut_off_since(&self, host: &str, from: impl Iterator<Item = String>, since: Duration) -> bool {
-        let mut wires = self.lock();
-        let host = wires.number(host);
-        let is_cut = |link: &Link| link.cut || link.cut_ended.is_some_and(|ended| ended >= since);
-        let mut cut_off = true;
-        for other in from {
-            let other = wires.number(&other);
-            let mut links =
-                [(host, other), (other, host)].into_iter().filter_map(|link| wires.links.get(&link));
-            cut_off &= links.any(is_cut);
-        }
-        cut_off
-    }
-
     /// Sets the timers of all first segments again that were held back, and acknowledges what can be.
-    fn resume(&self, wires: &mut Wires) {
+    pub(super) fn resume(&self, wires: &mut Wires) {
         let ids: Vec<u64> = wires.conns.keys().copied().collect();
         for id in ids {
             for side in 0..2 {
@@ -508,7 +327,7 @@ impl Network {
         }
     }
 
-    fn link<'a>(&self, wires: &'a mut Wires, link: (HostId, HostId)) -> &'a mut Link {
+    pub(super) fn link<'a>(&self, wires: &'a mut Wires, link: (HostId, HostId)) -> &'a mut Link {
         let Wires { links, names, .. } = wires;
         links.entry(link).or_insert_with_key(|(a, b)| {
             let purpose = format!("net/{}/{}", names[a.0 as usize], names[b.0 as usize]);
@@ -516,7 +335,7 @@ impl Network {
         })
     }
 
-    fn link_of<'a>(&self, wires: &'a mut Wires, id: u64, from: usize) -> &'a mut Link {
+    pub(super) fn link_of<'a>(&self, wires: &'a mut Wires, id: u64, from: usize) -> &'a mut Link {
         let sides = &wires.conns[&id].sides;
         let link = (sides[from].host, sides[1 - from].host);
         self.link(wires, link)
@@ -526,7 +345,12 @@ impl Network {
         let times = &self.0.times;
         let chance = &mut self.link_of(wires, id, from).chance;
         let delay = chance.random_range(times.delay.0..=times.delay.1);
-        if chance.random_range(0..times.slow_one_in.max(1)) == 0 { delay * 10 } else { delay }
+        if chance.random_range(0..times.slow_one_in.max(1)) > 0 {
+            return delay;
+        }
+        fired(&mut wires.counts, "slow-tail");
+        effective(&mut wires.counts, "slow-tail");
+        delay * 10
     }
 
     /// How much of `len` bytes a read or write takes: now and then fewer.
@@ -551,18 +375,15 @@ impl Network {
         };
         let link = self.link_of(wires, id, from);
         let by_kind = link.later_by_kind(&begun, &mut counts);
-        let later = link.later(now, len, &mut counts).map(|later| later + by_kind);
+        let passage = link.passage(now, len, &mut counts);
         wires.counts = counts;
-        let Some(later) = later else {
-            self.record("net", "lost", format_args!("c{id}"));
-            return self.break_off(wires, id, [true, true]);
+        let (due, segment) = match passage {
+            Passage::Later(later) => (now + delay + later + by_kind, segment),
+            Passage::Lost(tried) => (now + tried, Segment::Lost),
         };
-        let due = now + delay + later;
         let Some(conn) = wires.conns.get_mut(&id) else { return };
         let pipe = &mut conn.pipes[from];
-        if let Segment::Data(bytes) = &segment {
-            pipe.bytes += bytes.len();
-        }
+        pipe.bytes += len;
         pipe.segments.push_back((due, segment));
         if pipe.segments.len() == 1 {
             self.arm(wires, id, from, due);
@@ -591,13 +412,17 @@ impl Network {
     fn deliver(&self, wires: &mut Wires, id: u64, from: usize) {
         let to = 1 - from;
         let conn = &wires.conns[&id];
+        if let Some((_, Segment::Lost)) = conn.pipes[from].segments.front() {
+            return self.lost(wires, id, from);
+        }
         let link = (conn.sides[from].host, conn.sides[to].host);
         let names = [link.0, link.1].map(|host| wires.names[host.0 as usize].clone());
         if !wires.hosts.get(&*names[1]).is_some_and(|host| host.on) {
             return; // `resume` comes back to it
         }
-        if let Some(why) = self.held_by(wires, id, from) {
-            effective(&mut wires.counts, why);
+        let held_by = self.held_by(wires, id, from);
+        if !held_by.is_empty() {
+            held_by.into_iter().for_each(|name| effective(&mut wires.counts, name));
             return; // so here
         }
         let Some(conn) = wires.conns.get_mut(&id) else { return };
@@ -623,14 +448,23 @@ impl Network {
                 self.not_acknowledged(wires, id, from, len);
             }
             let mut counts = std::mem::take(&mut wires.counts);
-            let fate = self.link(wires, link).fate(&mut counts);
+            // Who has opened the connection asks, and is answered: `sides[0]` is the client.
+            let fate = self.link(wires, link).fate(to == 0, &mut counts);
             wires.counts = counts;
             match fate {
                 Fate::Whole => {}
-                Fate::Corrupt(at) => flip(bytes, at),
+                Fate::Corrupt(at) => {
+                    flip(bytes, at);
+                    if let Some(conn) = wires.conns.get_mut(&id) {
+                        conn.misled[to] = true;
+                    }
+                }
                 Fate::Reset => {
                     self.record(&names[1], "reply-lost", format_args!("c{id}"));
-                    return self.break_off(wires, id, [true, true]);
+                    self.clear_pipe(wires, id, from);
+                    // The reset stands in the answer's place, and goes to its sender over the way back.
+                    self.send(wires, id, to, Segment::Reset);
+                    segment = Segment::Reset;
                 }
             }
         }
@@ -642,21 +476,24 @@ impl Network {
         }
     }
 
-    /// The fault that keeps the first segment of a direction where it is.
-    fn held_by(&self, wires: &mut Wires, id: u64, from: usize) -> Option<&'static str> {
+    /// The faults that keep the first segment of a direction where it is, by all their names.
+    fn held_by(&self, wires: &mut Wires, id: u64, from: usize) -> Vec<&'static str> {
         let conn = &wires.conns[&id];
-        let held = conn.held[from];
+        let held = !conn.held[from].is_empty();
         let data = match conn.pipes[from].segments.front() {
             Some((_, Segment::Data(bytes))) => Some(bytes.len()),
             _ => None,
         };
         let link = self.link_of(wires, id, from);
         match () {
-            () if link.cut => Some("cut"),
-            () if held => Some("hold"),
-            () if link.large_stall && data.is_some_and(|len| len > LARGE) => Some("large-stall"),
-            () if link.small_stall && data.is_some_and(|len| len <= LARGE) => Some("small-stall"),
-            () => None,
+            () if link.is_cut() => {
+                let named = link.cuts.iter().flatten().map(|why| why.name());
+                ["cut"].into_iter().chain(named).collect()
+            }
+            () if held => vec!["hold"],
+            () if link.large_stalls > 0 && data.is_some_and(|len| len > LARGE) => vec!["large-stall"],
+            () if link.small_stalls > 0 && data.is_some_and(|len| len <= LARGE) => vec!["small-stall"],
+            () => Vec::new(),
         }
     }
 
@@ -667,6 +504,7 @@ impl Network {
             Segment::Refuse => self.record(to, "net-refuse", format_args!("c{id} from {from}")),
             Segment::Fin => self.record(to, "net-fin", format_args!("c{id} from {from}")),
             Segment::Reset => self.record(to, "net-reset", format_args!("c{id} from {from}")),
+            Segment::Lost => {} // never gets here
             Segment::Data(bytes) => {
                 let (len, hash) = (bytes.len(), xxh3_64(bytes));
                 self.record(to, "net-data", format_args!("c{id} from {from} {len} {hash:016x}"));
@@ -682,19 +520,20 @@ impl Network {
         let Some(conn) = wires.conns.get_mut(&id) else { return };
         let side = &mut conn.sides[to];
         match (segment, side.state) {
-            // Nobody is left: whoever sends to a closed side is told so, unless this was its last word.
-            (Segment::Data(_) | Segment::SynAck, State::Closed) => {
+            // Nobody is left: whoever sends to a side that has ended is told so, unless this was its last word.
+            (Segment::Data(_) | Segment::SynAck, State::Closed | State::Reset | State::Refused) => {
                 return self.send(wires, id, to, Segment::Reset);
             }
-            (Segment::SynAck, _) => side.state = State::Open,
-            (Segment::Refuse, State::Connecting) => side.state = State::Refused,
+            (Segment::SynAck, State::Connecting) => side.state = State::Open,
+            // A connection that was never made cannot break: connecting fails.
+            (Segment::Refuse | Segment::Reset, State::Connecting) => side.state = State::Refused,
             (Segment::Data(bytes), State::Open) => {
                 side.inbox_bytes += bytes.len();
                 side.inbox.push_back(bytes);
             }
             (Segment::Fin, State::Open) => side.ended = true,
-            (Segment::Reset, State::Open | State::Connecting) => side.state = State::Reset,
-            (Segment::Syn | Segment::Data(_) | Segment::Refuse | Segment::Fin | Segment::Reset, _) => return,
+            (Segment::Reset, State::Open) => side.state = State::Reset,
+            _ => return,
         }
         wires.woken.extend(conn.sides[to].read_waker.take());
         // A writer minds only the end of the connection.
@@ -752,6 +591,10 @@ impl Network {
     pub(super) fn hang_up(&self, wires: &mut Wires, id: u64, side: usize) {
         let Some(conn) = wires.conns.get_mut(&id) else { return };
         let this = &mut conn.sides[side];
+        // It closes what is whole but for a changed byte: so the checksum has told.
+        if this.state == State::Open && !this.ended && std::mem::take(&mut conn.misled[side]) {
+            effective(&mut wires.counts, "corrupt");
+        }
         let last = match (this.state, this.inbox_bytes) {
             (State::Open, 0) if this.finished => None,
             (State::Open, 0) => Some(Segment::Fin),

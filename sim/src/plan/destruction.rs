@@ -26,6 +26,22 @@ pub enum Destruction {
         /// Where in it, and which bit.
         places: Vec<(u32, u8)>,
     },
+    /// At once, under the running node: a sector cannot be read any more until it is written over.
+    BadSector {
+        /// Which file.
+        file: u32,
+        /// Where in it.
+        thousandths: u32,
+    },
+    /// Until the next convergence writes go astray and syncs lie by chance, drawn from a stream of its own.
+    Decay {
+        /// Writes of a thousand that go to another place.
+        astray: u32,
+        /// Syncs of a thousand that make nothing durable.
+        lies: u32,
+        /// Of the stream.
+        seed: u64,
+    },
     /// The nth write from now on reaches another place: its own is as it was, and bytes of another file are gone.
     Misdirect {
         /// Which write, from 1.
@@ -52,6 +68,8 @@ impl Destruction {
             Destruction::Rollback => "rollback",
             Destruction::Truncate { .. } => "truncate",
             Destruction::BitFlips { .. } => "bit-flips",
+            Destruction::BadSector { .. } => "bad-sector",
+            Destruction::Decay { .. } => "decay",
             Destruction::Misdirect { .. } => "misdirect",
             Destruction::SyncLie { .. } => "sync-lie",
         }

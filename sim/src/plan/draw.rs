@@ -4,19 +4,25 @@ use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 use ringdove::observe::POINTS;
 
-use super::{Action, DiskFault, Entry, LOAD_AT, Load, LoadKind, Trigger, client_name, node_name};
+use super::{
+    Action, DiskFault, Entry, GrayClass, LOAD_AT, Load, LoadKind, Trigger, Why, client_name, node_name,
+};
 use crate::disk::TWO_UNSYNCED;
 use crate::net::fault::{FrameKind, NetFault};
 use crate::scenario::Scenario;
 use crate::seed::{self, Stream};
-use crate::settings::{RunSettings, StoreSettings};
+use crate::settings::{NodeSettings, RunSettings};
 use crate::tcp::Weather;
 
+mod cuts;
 mod destruction;
 mod directed;
 
 /// What a seed's plan may choose from.
-const SWARM: [Kind; 36] = [
+const SWARM: [Kind; 39] = [
+    Kind::Gray,
+    Kind::Misread,
+    Kind::Minority,
     Kind::Mute,
     Kind::CrashAtTwoWrites,
     Kind::Reconfigure,
@@ -56,8 +62,11 @@ const SWARM: [Kind; 36] = [
 ];
 
 /// What it may choose from where the product's `TcpNet` runs on madsim's network.
-const TCP: [Kind; 21] = [
+const TCP: [Kind; 24] = [
     Kind::Weather,
+    Kind::Gray,
+    Kind::Misread,
+    Kind::Minority,
     Kind::PowerLoss,
     Kind::PowerLossOfAll,
     Kind::Kill,
@@ -83,6 +92,9 @@ const TCP: [Kind; 21] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Weather,
+    Gray,
+    Misread,
+    Minority,
     CrashAtTwoWrites,
     Mute,
     Reconfigure,
@@ -172,13 +184,12 @@ impl Draw {
         let many =
             if few { self.chance.random_range(1..=2) } else { self.chance.random_range(3..=kinds.len()) };
         kinds.truncate(many);
-        let rounds = if few { self.chance.random_range(1..=3) } else { self.chance.random_range(3..=14) };
+        let rounds = if few { self.chance.random_range(1..=5) } else { self.chance.random_range(6..=28) };
         for _ in 0..rounds {
             let kind = *kinds.choose(&mut self.chance).expect("at least one");
             let at = self.chance.random_range(self.begin..self.end);
             self.one(kind, at, settings);
         }
-        // Behind all other draws: seeds without it stay what they were.
         if settings.may_change_members() && self.chance.random_ratio(1, 2) {
             let at = self.chance.random_range(self.begin..self.end);
             self.member_away(at, settings);
@@ -186,12 +197,17 @@ impl Draw {
     }
 
     fn put(&mut self, at_ms: u64, action: Action) {
-        self.entries.push(Entry { at_ms: Some(at_ms), when: None, action });
+        self.put_as(at_ms, None, action);
     }
 
-    fn when(&mut self, node: &str, event: &str, count: u64, action: Action) {
+    /// As a part of something.
+    fn put_as(&mut self, at_ms: u64, why: impl Into<Option<Why>>, action: Action) {
+        self.entries.push(Entry { at_ms: Some(at_ms), when: None, why: why.into(), action });
+    }
+
+    fn when(&mut self, node: &str, event: &str, count: u64, why: Why, action: Action) {
         let when = Some(Trigger { node: node.to_owned(), event: event.to_owned(), count });
-        self.entries.push(Entry { at_ms: None, when, action });
+        self.entries.push(Entry { at_ms: None, when, why: Some(why), action });
     }
 
     fn node(&mut self) -> String {
@@ -217,12 +233,14 @@ impl Draw {
             | Kind::Pause
             | Kind::SlowProcessor => self.process(kind, at),
             Kind::Reconfigure => self.reconfigure(at),
+            Kind::Gray => self.gray(at),
             Kind::Burst => self.burst(at),
             Kind::CrashInRecovery | Kind::CrashAtPoint | Kind::CrashAtSync | Kind::CrashAtTwoWrites => {
                 self.crash_at_an_event(kind, at);
             }
             Kind::Cut
             | Kind::Split
+            | Kind::Minority
             | Kind::Mute
             | Kind::Isolate
             | Kind::Bridge
@@ -242,7 +260,7 @@ impl Draw {
             | Kind::SmallStall
             | Kind::SlowFrames
             | Kind::LargeStall => self.link(kind, at),
-            Kind::Disk | Kind::SlowDisk => self.disk(kind, at),
+            Kind::Disk | Kind::SlowDisk | Kind::Misread => self.disk(kind, at),
             Kind::Clocks => self.clocks(at, settings),
             Kind::Weather => self.weather(at, settings),
         }
@@ -272,7 +290,7 @@ impl Draw {
                 let mut at = at;
                 for node in self.nodes.clone() {
                     let (down, pause) = (self.span(10, 500), self.span(50, 500));
-                    self.put(at, Action::Stop { node: node.clone() });
+                    self.put_as(at, Why::RollingRestart, Action::Stop { node: node.clone() });
                     self.put(at + down, Action::Start { node });
                     at += down + pause;
                 }
@@ -282,7 +300,11 @@ impl Draw {
                 for _ in 0..self.span(2, 6) {
                     // Short enough to fall into the recovery of the crash before.
                     let (down, up) = (self.span(1, 50), self.span(1, 120));
-                    self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: None });
+                    self.put_as(
+                        at,
+                        Why::CrashLoop,
+                        Action::PowerLoss { node: node.clone(), back_after_ms: None },
+                    );
                     self.put(at + down, Action::Start { node: node.clone() });
                     at += down + up;
                 }
@@ -303,7 +325,7 @@ impl Draw {
                 let (period, off) = (self.span(10, 60), self.span(20, 90));
                 for turn in 0..self.span(10, 60) {
                     let at = at + turn * period;
-                    self.put(at, Action::Pause { node: node.clone() });
+                    self.put_as(at, Why::SlowProcessor, Action::Pause { node: node.clone() });
                     self.put(at + (period * off / 100).max(1), Action::Resume { node: node.clone() });
                 }
             }
@@ -326,7 +348,7 @@ impl Draw {
                 let point = *of_recovery.choose(&mut self.chance).expect("some");
                 let count = self.span(2, 4);
                 self.put(at, Action::PowerLoss { node: node.clone(), back_after_ms: Some(20) });
-                self.when(&node, &format!("point:{point}"), count, lost);
+                self.when(&node, &format!("point:{point}"), count, Why::CrashInRecovery, lost);
             }
             Kind::CrashAtTwoWrites => {
                 // Several, on all nodes: a power loss leaves the later of two writes alone only now and then.
@@ -334,143 +356,45 @@ impl Draw {
                     for count in [1, self.span(2, 8), self.span(9, 40)] {
                         let back_after_ms = Some(self.span(1, 500));
                         let lost = Action::PowerLoss { node: node.clone(), back_after_ms };
-                        self.when(&node, TWO_UNSYNCED, count, lost);
+                        self.when(&node, TWO_UNSYNCED, count, Why::CrashAtTwoWrites, lost);
                     }
                 }
             }
             Kind::CrashAtPoint => {
                 let point = *POINTS.choose(&mut self.chance).expect("some");
                 let count = self.span(1, 200);
-                self.when(&node, &format!("point:{point}"), count, lost);
+                self.when(&node, &format!("point:{point}"), count, Why::CrashAtPoint, lost);
             }
             _ => {
                 let count = self.span(1, 400);
-                self.when(&node, "disk-sync", count, lost);
+                self.when(&node, "disk-sync", count, Why::CrashAtSync, lost);
             }
         }
     }
 
+    /// Two hosts, one of them at least a node: clients have nothing to say to each other.
     fn pair(&mut self) -> (String, String) {
-        let hosts = self.hosts.clone();
-        let pair: Vec<String> = hosts.sample(&mut self.chance, 2).cloned().collect();
-        (pair[0].clone(), pair[1].clone())
+        let node = self.node();
+        let others: Vec<String> = self.hosts.iter().filter(|host| **host != node).cloned().collect();
+        let other = others.choose(&mut self.chance).expect("a run has clients").clone();
+        if self.chance.random_bool(0.5) { (node, other) } else { (other, node) }
     }
 
-    /// All links between a side and the rest, in both directions.
-    fn crossing(&self, side: &[String]) -> Links {
-        let is_in = |host: &String| side.contains(host);
-        let mut links = Vec::new();
-        for from in &self.hosts {
-            for to in &self.hosts {
-                if is_in(from) != is_in(to) {
-                    links.push((from.clone(), to.clone()));
-                }
-            }
-        }
-        links
-    }
-
-    fn cut_for(&mut self, links: Links, at: u64, long: u64) {
-        for (from, to) in links {
-            self.put(at, Action::Net { fault: NetFault::Cut { from: from.clone(), to: to.clone() } });
-            self.put(at + long, Action::Net { fault: NetFault::Heal { from, to } });
-        }
-    }
-
-    fn cuts(&mut self, kind: Kind, at: u64) {
-        let long = self.span(50, 5_000);
-        match kind {
-            Kind::Split => {
-                let mut side = self.nodes.clone();
-                side.shuffle(&mut self.chance);
-                let some = self.span(1, side.len() as u64 - 1);
-                side.truncate(usize::try_from(some).expect("small"));
-                // Clients fall to a side too.
-                for client in &self.hosts[self.nodes.len()..] {
-                    if self.chance.random_bool(0.5) {
-                        side.push(client.clone());
-                    }
-                }
-                let links = self.crossing(&side);
-                self.cut_for(links, at, long);
-            }
-            Kind::Isolate => {
-                let side = [self.node()];
-                let links = self.crossing(&side);
-                self.cut_for(links, at, long);
-            }
-            Kind::Bridge => {
-                // Two halves that see one node, and each other through nobody.
-                let mut nodes = self.nodes.clone();
-                nodes.shuffle(&mut self.chance);
-                let bridge = nodes.pop().expect("a cluster has nodes");
-                let half = nodes[..nodes.len() / 2].to_vec();
-                let of_nodes = |host: &String| self.nodes.contains(host) && *host != bridge;
-                let mut links = self.crossing(&half);
-                links.retain(|(from, to)| of_nodes(from) && of_nodes(to));
-                self.cut_for(links, at, long);
-            }
-            Kind::Ring => {
-                // Everybody sees a majority, and nobody the same one: each is cut off from the one opposite.
-                let mut nodes = self.nodes.clone();
-                nodes.shuffle(&mut self.chance);
-                let count = nodes.len();
-                let opposite =
-                    (0..count).map(|at| (nodes[at].clone(), nodes[(at + count.div_ceil(2)) % count].clone()));
-                let links: Links = opposite.flat_map(|(a, b)| [(a.clone(), b.clone()), (b, a)]).collect();
-                self.cut_for(links, at, long);
-            }
-            Kind::Swizzle => {
-                // One by one off, and on again in another order.
-                let mut nodes = self.nodes.clone();
-                nodes.shuffle(&mut self.chance);
-                let some = self.span(1, nodes.len() as u64);
-                nodes.truncate(usize::try_from(some).expect("small"));
-                let mut back = nodes.clone();
-                back.shuffle(&mut self.chance);
-                let (apart, between) = (self.span(10, 500), self.span(10, 500));
-                let all_off = at + apart * nodes.len() as u64 + between;
-                for (turn, node) in (0..).zip(&nodes) {
-                    for (from, to) in self.crossing(std::slice::from_ref(node)) {
-                        self.put(at + apart * turn, Action::Net { fault: NetFault::Cut { from, to } });
-                    }
-                }
-                for (turn, node) in (0..).zip(&back) {
-                    for (from, to) in self.crossing(std::slice::from_ref(node)) {
-                        self.put(all_off + apart * turn, Action::Net { fault: NetFault::Heal { from, to } });
-                    }
-                }
-            }
-            Kind::Mute => {
-                // It is heard and does not hear, or hears and is not heard: long enough for senders to give up.
-                let node = self.node();
-                let deaf = self.chance.random_bool(0.5);
-                let mut links = self.crossing(std::slice::from_ref(&node));
-                links.retain(|(from, to)| *(if deaf { to } else { from }) == node);
-                let long = if self.chance.random_bool(0.5) { self.span(14_000, 25_000) } else { long };
-                self.cut_for(links, at, long);
-            }
-            Kind::Flap => {
-                let (a, b) = self.pair();
-                let (off, on) = (self.span(10, 300), self.span(10, 300));
-                for turn in 0..self.span(3, 15) {
-                    let links = vec![(a.clone(), b.clone()), (b.clone(), a.clone())];
-                    self.cut_for(links, at + turn * (off + on), off);
-                }
-            }
-            _ => {
-                let (a, b) = self.pair();
-                let mut links = vec![(a.clone(), b.clone()), (b, a)];
-                if self.chance.random_bool(0.5) {
-                    links.truncate(1);
-                }
-                self.cut_for(links, at, long);
-            }
+    /// Puts a fault of a link and, where it lasts, what mends it.
+    fn put_fault(&mut self, at: u64, long: u64, fault: NetFault) {
+        let mended = fault.mended();
+        self.put(at, Action::Net { fault });
+        if let Some(fault) = mended {
+            self.put(at + long, Action::Net { fault });
         }
     }
 
     fn link(&mut self, kind: Kind, at: u64) {
-        let (from, to) = self.pair();
+        let (mut from, mut to) = self.pair();
+        // Nodes answer, and each other too.
+        if kind == Kind::ReplyLost && !self.nodes.contains(&from) {
+            (from, to) = (to, from);
+        }
         let (back_from, back_to) = (to.clone(), from.clone());
         let long = self.span(50, 5_000);
         let nth = self.small(1, 30);
@@ -491,28 +415,26 @@ impl Draw {
             }
             _ => NetFault::LargeStall { from, to },
         };
-        let lasts = matches!(
-            kind,
-            Kind::Loss
-                | Kind::SlowLink
-                | Kind::Bandwidth
-                | Kind::Hold
-                | Kind::LargeStall
-                | Kind::SmallStall
-                | Kind::SlowFrames
-        );
-        let first = fault(self, from.clone(), to.clone());
-        self.put(at, Action::Net { fault: first });
-        if lasts {
-            // A held connection may be held for minutes: what it carries then is from another time.
-            let long = if kind == Kind::Hold && self.chance.random_ratio(1, 4) { long * 12 } else { long };
-            self.put(at + long, Action::Net { fault: NetFault::Heal { from, to } });
-            if self.chance.random_bool(0.5) {
-                let second = fault(self, back_from.clone(), back_to.clone());
-                self.put(at, Action::Net { fault: second });
-                self.put(at + long, Action::Net { fault: NetFault::Heal { from: back_from, to: back_to } });
-            }
+        let first = fault(self, from, to);
+        // A held connection may be held for minutes: what it carries then is from another time.
+        let long = if kind == Kind::Hold && self.chance.random_ratio(1, 4) { long * 12 } else { long };
+        let both = first.mended().is_some() && self.chance.random_bool(0.5);
+        self.put_fault(at, long, first);
+        if both {
+            let second = fault(self, back_from, back_to);
+            self.put_fault(at, long, second);
         }
+    }
+
+    /// One class of requests waits at a node, and the other is carried out.
+    fn gray(&mut self, at: u64) {
+        let node = self.node();
+        let waits = if self.chance.random_bool(0.7) { GrayClass::Data } else { GrayClass::Heartbeats };
+        // Long enough, now and then, for a detector that hears no heartbeats.
+        let long =
+            if self.chance.random_bool(0.5) { self.span(100, 2_000) } else { self.span(2_000, 12_000) };
+        self.put(at, Action::Gray { node: node.clone(), waits });
+        self.put(at + long, Action::GrayEnd { node });
     }
 
     fn disk(&mut self, kind: Kind, at: u64) {
@@ -528,6 +450,14 @@ impl Draw {
             };
             self.put(at, of_disk(&node, begin));
             self.put(at + long, of_disk(&node, end));
+            return;
+        }
+        if kind == Kind::Misread {
+            let long = self.span(200, 6_000);
+            let (evict, fail, short) = (self.small(0, 1_000), self.small(0, 15), self.small(0, 15));
+            let misread = DiskFault::Misread { evict, fail, short, seed: self.chance.random() };
+            self.put(at, of_disk(&node, misread));
+            self.put(at + long, of_disk(&node, DiskFault::ReadWell));
             return;
         }
         match self.span(0, 3) {
@@ -550,7 +480,7 @@ impl Draw {
         }
     }
 
-    /// Other sizes of the store from the next start on, which comes soon.
+    /// Other sizes of the store and other times from the next start on, which comes soon.
     fn reconfigure(&mut self, at: u64) {
         let node = self.node();
         let mut at = at;
@@ -559,11 +489,15 @@ impl Draw {
                 let drawn = *of.choose(&mut this.chance).expect("a choice of something");
                 this.chance.random_bool(0.6).then_some(drawn)
             };
-            let store = StoreSettings {
+            let store = NodeSettings {
                 segment_bytes: one(self, &[4 * 1024, 8 * 1024, 64 * 1024, 1024 * 1024]),
                 snapshot_bytes_min: one(self, &[4 * 1024, 32 * 1024, 1024 * 1024]),
                 dead_percent_max: one(self, &[5, 30, 101]).and_then(|percent| u32::try_from(percent).ok()),
                 cache_bytes: one(self, &[0, 4 * 1024, 1024 * 1024]),
+                hint_after_ms: one(self, &[20, 100, 300]),
+                phi_tenths: one(self, &[20, 38, 80]).and_then(|tenths| u32::try_from(tenths).ok()),
+                anti_entropy_ms: one(self, &[1_000, 5_000, 10_000]),
+                handoff_ms: one(self, &[100, 1_000, 5_000]),
             };
             self.put(at, Action::Reconfigure { node: node.clone(), store });
             let down = self.span(20, 800);
@@ -603,9 +537,10 @@ impl Draw {
         let skew = |this: &mut Draw| if max == 0 { 0 } else { this.chance.random_range(-max..=max) };
         // A jump, or a clock that goes to and fro.
         let turns = if self.chance.random_bool(0.5) { 1 } else { self.span(5, 30) };
+        let why = if turns == 1 { Why::Jump } else { Why::Strobe };
         for turn in 0..turns {
             let ms = skew(self);
-            self.put(at + turn * 50, Action::WallSkew { node: node.clone(), ms });
+            self.put_as(at + turn * 50, why, Action::WallSkew { node: node.clone(), ms });
         }
         let ppm = self.chance.random_range(-50_000..=50_000);
         self.put(at, Action::MonoDrift { node, ppm });

@@ -14,7 +14,7 @@ use jepsen_like_checks::event::{Event, Kind, Payload};
 use jepsen_like_checks::value::Value;
 use rand::RngExt;
 use ringdove::client::{ClientError, ReadOptions, WriteOptions};
-use ringdove::net::message::Version;
+use ringdove::net::message::{Durability, Version};
 use ringdove::types::Key;
 
 use super::{Quorum, Session};
@@ -67,7 +67,9 @@ fn text<T: std::fmt::Display>(words: impl Iterator<Item = T>) -> String {
 impl Session {
     fn options(&mut self) -> WriteOptions {
         let Quorum { r, w, strict } = self.quorum();
-        WriteOptions { r: Some(r), w: Some(w), strict, ..WriteOptions::default() }
+        // What an interval may take is no loss that the checks of sets and counters know.
+        let durability = self.settings.mixed.then_some(Durability::Sync);
+        WriteOptions { r: Some(r), w: Some(w), strict, durability, ..WriteOptions::default() }
     }
 
     /// Adds an element that nobody adds again.

@@ -133,6 +133,7 @@ fn a_peer_that_flaps_sits_out_ever_longer_and_never_for_ever() {
     let mut penalties = Vec::new();
     let mut now = 0.0;
     for _ in 0..9 {
+        detector.tick(at(now));
         detector.refused(at(now), PEER);
         detector.heartbeat(at(now + 0.1), PEER);
         let mut penalty = 0.0;
@@ -144,6 +145,7 @@ fn a_peer_that_flaps_sits_out_ever_longer_and_never_for_ever() {
     }
     assert_eq!(penalties, [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 32.0, 32.0]);
     // Long after, it is as good as new.
+    detector.tick(at(now + 700.0));
     detector.refused(at(now + 700.0), PEER);
     detector.heartbeat(at(now + 700.1), PEER);
     assert!(detector.view(at(now + 700.1), PEER).is_up());
@@ -206,4 +208,23 @@ fn a_million_seconds_of_lossy_heartbeats_accuse_nobody_and_a_death_is_noticed_in
     }
     assert_eq!(false_accusations, 0);
     assert!(latest < 12.0, "{latest}");
+}
+
+#[test]
+fn what_wakes_up_before_the_tick_after_a_pause_accuses_nobody() {
+    let mut detector = detector();
+    healthy(&mut detector, 0..20);
+    // The process stood still from second 19 to 39; calls of before it come to their deadlines first.
+    for _ in 0..2 * TIMEOUTS_MAX {
+        detector.timed_out(at(39.0), PEER);
+        detector.silent(at(39.0), PEER, at(18.0));
+    }
+    detector.refused(at(39.0), PEER);
+    assert_eq!(view(&detector, 39), View::Up);
+    assert!(detector.tick(at(39.1)), "and then the tick finds it");
+    detector.timed_out(at(39.2), PEER);
+    assert_eq!(view(&detector, 40), View::Up);
+    healthy(&mut detector, 40..45);
+    detector.refused(at(44.5), PEER);
+    assert_eq!(view(&detector, 45), View::Down(Reason::Refused), "it counts again");
 }

@@ -186,3 +186,11 @@ fn what_is_given_up_takes_along_what_it_claims_to_have_overwritten() {
     assert_eq!(left, record(&[dot(1, 2), dot(2, 1), dot(9, 1)], &[value(dot(9, 1))]));
     assert_eq!(copy.only(|_| true, &alive), copy, "where nothing goes, all claims stand");
 }
+
+#[test]
+fn of_two_fences_the_higher_of_each_number_counts() {
+    let (raised, committed) = (Fences { raised: 6, committed: 0 }, Fences { raised: 5, committed: 5 });
+    for joined in [raised.join(committed), committed.join(raised)] {
+        assert_eq!(joined, Fences { raised: 6, committed: 5 });
+    }
+}

@@ -53,6 +53,10 @@ pub struct FileId {
     life: u64,
 }
 
+/// A moment in a disk's history: what a sync covers is what had happened when it was called ([`Image::so_far`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SoFar(u64);
+
 /// A lock that is held, for [`Image::unlock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockId(u64);
@@ -355,13 +359,23 @@ impl Image {
         }
     }
 
+    /// This moment, for a sync that is called now and carried out later.
+    pub fn so_far(&self) -> SoFar {
+        SoFar(self.next)
+    }
+
     /// See `io::Disk::sync_dir`. A rename between two directories is one step, durable with the sync of
     /// either, as in a journal.
     pub fn sync_dir(&mut self, path: &Path) -> io::Result<()> {
+        self.sync_dir_of(path, self.so_far())
+    }
+
+    /// The same for a sync that was called at `called`: changes of names since then stay unsynced.
+    pub fn sync_dir_of(&mut self, path: &Path, called: SoFar) -> io::Result<()> {
         self.boundary()?;
         let dir = self.dir(path)?;
         let path = clean(path);
-        let of_dir = |change: &NameChange| change.spots().any(|(at, _)| *at == dir);
+        let of_dir = |change: &NameChange| change.seq < called.0 && change.spots().any(|(at, _)| *at == dir);
         if let Some(hit) = self.fires(FaultKind::SyncError, |rates| rates.sync_error, &path) {
             let all = std::mem::take(&mut self.names).into_iter();
             let (given_up, left): (Vec<NameChange>, Vec<NameChange>) = all.partition(of_dir);
@@ -512,19 +526,24 @@ impl Image {
 
     /// See `io::File::sync_data`.
     pub fn sync_data(&mut self, id: FileId) -> io::Result<()> {
+        self.sync_data_of(id, self.so_far())
+    }
+
+    /// The same for a sync that was called at `called`: what was written since then stays unsynced.
+    pub fn sync_data_of(&mut self, id: FileId, called: SoFar) -> io::Result<()> {
         let path = self.node(id)?.path.clone();
         self.boundary()?;
         if let Some(hit) = self.fires(FaultKind::SyncError, |rates| rates.sync_error, &path) {
-            self.give_up(id.inode, hit);
+            self.give_up(id.inode, called, hit);
             return Err(io::Error::from_raw_os_error(EIO));
         }
         if let Some(hit) = self.fires(FaultKind::SyncLie, |rates| rates.sync_lie, &path) {
-            for unsynced in &mut self.node(id)?.unsynced {
+            for unsynced in self.node(id)?.unsynced.iter_mut().filter(|unsynced| unsynced.seq < called.0) {
                 unsynced.lied.get_or_insert(hit);
             }
             return Ok(());
         }
-        let due = std::mem::take(&mut self.node(id)?.unsynced);
+        let due = self.node(id)?.called_for(called.0);
         self.write_out(id.inode, due);
         self.rot(id.inode);
         Ok(())
@@ -532,12 +551,12 @@ impl Image {
 
     /// A sync of the file has failed: its dirty pages are marked clean. By chance some were written before. A
     /// change of the length stays unsynced: it is the journal's, not the pages'.
-    fn give_up(&mut self, inode: Inode, hit: Hit) {
+    fn give_up(&mut self, inode: Inode, called: SoFar, hit: Hit) {
         let node = self.nodes.get_mut(&inode).expect("the caller has it open");
-        let mut written = Vec::new();
-        for unsynced in std::mem::take(&mut node.unsynced) {
+        let (mut written, mut left) = (Vec::new(), Vec::new());
+        for unsynced in node.called_for(called.0) {
             let Event::Write { at, bytes, .. } = &unsynced.event else {
-                node.unsynced.push(unsynced);
+                left.push(unsynced);
                 continue;
             };
             let by_chance = self.faults.chance.as_mut().filter(|chance| chance.rates.sync_error > 0.0);
@@ -547,6 +566,8 @@ impl Image {
                 node.given_up.push(GivenUp { from: *at, to: at + bytes.len(), hit });
             }
         }
+        // Still in order: what is newer than the call stands behind.
+        node.unsynced.splice(0..0, left);
         self.write_out(inode, written);
     }
 

@@ -60,7 +60,7 @@ mod names;
 mod node;
 
 pub use fault::{Count, Fault, FaultCounts, FaultKind, Rates};
-pub use image::{FileId, Image, LockId, is_off};
+pub use image::{FileId, Image, LockId, SoFar, is_off};
 pub use loss::LossOdds;
 
 /// An operation that waits for the end of a stall. It locks the image itself.
@@ -92,7 +92,7 @@ impl Shared {
 ///
 /// An operation is carried out when its method is called, also when the future is dropped; while its path is
 /// stalled it waits, and is carried out at the release. A slow one is carried out at the call and answered
-/// late.
+/// late. A sync covers what had been carried out when it was called.
 #[derive(Clone)]
 pub struct FaultDisk {
     shared: Arc<Shared>,
@@ -239,8 +239,8 @@ impl Disk for FaultDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> BoxFuture<'static, io::Result<()>> {
-        let path = dir.to_owned();
-        self.run(dir, move |image| image.sync_dir(&path))
+        let (path, called) = (dir.to_owned(), self.shared.image().so_far());
+        self.run(dir, move |image| image.sync_dir_of(&path, called))
     }
 
     fn lock(&self, path: &Path) -> BoxFuture<'static, io::Result<Box<dyn DirLock>>> {
@@ -313,8 +313,8 @@ impl File for Open {
     }
 
     fn sync_data(&self) -> BoxFuture<'static, io::Result<()>> {
-        let id = self.id;
-        self.disk.run(&self.path, move |image| image.sync_data(id))
+        let (id, called) = (self.id, self.disk.shared.image().so_far());
+        self.disk.run(&self.path, move |image| image.sync_data_of(id, called))
     }
 }
 

@@ -73,6 +73,13 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Takes out, in order, the unsynced events of before `seq`.
+    pub(super) fn called_for(&mut self, seq: u64) -> Vec<Unsynced> {
+        let newer = self.unsynced.partition_point(|unsynced| unsynced.seq < seq);
+        let rest = self.unsynced.split_off(newer);
+        std::mem::replace(&mut self.unsynced, rest)
+    }
+
     /// A write to a page with bytes that a failed sync gave up makes the whole page dirty, and the next sync
     /// writes those bytes along. Widens the write to whole pages where that is so.
     pub(super) fn redirty(&mut self, at: usize, bytes: Bytes) -> (usize, Bytes) {

@@ -354,6 +354,8 @@ pub struct HintsReply {
     pub targets: Vec<HintsFor>,
     /// Guest records that the node takes at most.
     pub guests_max: u64,
+    /// What has been kept for longer than this, in ms, should be looked into.
+    pub age_warn_ms: u64,
 }
 
 /// Has the cluster's members changed, or asks what that would move.
@@ -440,7 +442,8 @@ pub struct HintsFor {
     pub count: u64,
     /// Their bytes on the disk.
     pub bytes: u64,
-    /// Milliseconds since something has been kept for it without a break, as far as the node knows since its start.
+    /// Milliseconds since something has been kept for it without a break: since this start of the node kept the first record, or since
+    /// the oldest of some of those was written that it found when it started.
     pub age_ms: u64,
     /// Why they wait.
     pub why: HintWhy,
@@ -457,6 +460,8 @@ pub enum HintWhy {
     Down,
     /// The last round ended early, for this reason.
     Failed(String),
+    /// So many of them cannot be read any more. They go once all primaries of their keys have been asked.
+    Damaged(u64),
 }
 
 /// What a node takes another for.

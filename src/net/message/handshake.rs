@@ -9,6 +9,7 @@ use super::bounded::up_to;
 use super::{VERSION, VERSION_MIN};
 use crate::dynamo::layout::Layout;
 use crate::dynamo::layout::history::ACTIVE_MAX;
+use crate::net::codec::CodecError;
 use crate::net::parts::FEATURE_PARTS;
 use crate::types::{ClusterId, LayoutRef, NodeId};
 
@@ -138,6 +139,17 @@ pub struct Refusal {
     /// `WrongLayout` alone: the layouts that are active at the node, newest first.
     #[serde(deserialize_with = "up_to::<_, _, ACTIVE_MAX>")]
     pub layouts: Vec<Arc<Layout>>,
+}
+
+impl From<CodecError> for Refusal {
+    /// What a request that cannot be read is answered.
+    fn from(error: CodecError) -> Refusal {
+        let code = match error {
+            CodecError::TooLarge(_) => RefusalCode::TooLarge,
+            _ => RefusalCode::BadRequest,
+        };
+        Refusal::new(code, error.to_string())
+    }
 }
 
 impl Refusal {

@@ -37,6 +37,8 @@ mod look;
 mod options;
 mod peer;
 #[cfg(test)]
+mod peer_vectors;
+#[cfg(test)]
 mod tests;
 mod v1;
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::*;
-use crate::dynamo::reaping::Fences;
+use crate::dynamo::layout::Member;
+use crate::dynamo::reaping::{Against, KeyVote};
 use crate::dynamo::version::{Dot, Meta};
 use crate::types::{
     ActorId, ClusterId, Incarnation, Key, LayoutRef, NodeId, RequestId, TraceId, Wall, WriteId,
@@ -48,12 +49,12 @@ pub(super) fn on_the_page(title: &str) -> BTreeMap<String, Vec<u8>> {
     vectors
 }
 
-fn head(version: u8) -> FrameHead {
+pub(super) fn head(version: u8) -> FrameHead {
     FrameHead { version, request_id: RequestId(1), remaining_ms: 5000, ..FrameHead::default() }
 }
 
 /// The head of an answer of a node with layout 3.
-fn answer(version: u8) -> FrameHead {
+pub(super) fn answer(version: u8) -> FrameHead {
     let layout = LayoutRef { version: 3, hash: 0x0123_4567_89ab_cdef };
     FrameHead { remaining_ms: 0, layout, trace_id: TraceId([0xab; 16]), ..head(version) }
 }
@@ -65,28 +66,42 @@ pub(super) fn shown_as(name: &str, bytes: &[u8]) -> String {
     format!("*{name}*\n\n```\n{}\n```\n\n", lines.join("\n"))
 }
 
-struct Checked {
+/// The vectors of a section, and which of them are not what they should be.
+pub(super) struct Checked {
     page: BTreeMap<String, Vec<u8>>,
     wrong: String,
 }
 
 impl Checked {
-    fn check<M: Message + PartialEq>(&mut self, name: &str, message: &M, head: FrameHead) {
-        let written = message.to_frame(head).unwrap().encode();
+    pub(super) fn new(section: &str) -> Checked {
+        Checked { page: on_the_page(section), wrong: String::new() }
+    }
+
+    pub(super) fn check<M: Message + PartialEq>(&mut self, name: &str, message: &M, head: FrameHead) {
+        let frame = message.to_frame(head).unwrap();
+        self.check_frame(name, &frame, |body| M::decode(head.version, body).as_ref() == Ok(message));
+    }
+
+    /// That the page shows this frame, and that the body of what it shows is read as it is meant.
+    pub(super) fn check_frame(&mut self, name: &str, frame: &Frame, is_meant: impl Fn(&[u8]) -> bool) {
+        let written = frame.encode();
         let shown = self.page.remove(name).unwrap_or_default();
-        let read = Frame::decode(&shown.clone().into()).ok().and_then(|frame| {
-            let same_head = FrameHead { kind: frame.head.kind, ..head } == frame.head;
-            M::from_frame(&frame).ok().filter(|_| same_head)
-        });
-        if shown != written || read.as_ref() != Some(message) {
+        let read = Frame::decode(&shown.clone().into()).ok();
+        if shown != written || !read.is_some_and(|read| read.head == frame.head && is_meant(&read.body)) {
             self.wrong.push_str(&shown_as(name, &written));
         }
+    }
+
+    pub(super) fn done(self) {
+        let wrong = self.wrong;
+        assert!(wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{wrong}");
+        assert!(self.page.is_empty(), "vectors that nobody checks: {:?}", self.page.keys());
     }
 }
 
 #[test]
 fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
-    let mut checked = Checked { page: on_the_page("Vectors"), wrong: String::new() };
+    let mut checked = Checked::new("Vectors");
     let key = Key::new(&b"dove"[..]).unwrap();
     let put = || Put { durability: Some(Durability::Sync), ..Put::new(key.clone(), WriteId(7), &b"coo"[..]) };
     let get = Get { quorum: Quorum { r: Some(2), w: None, strict: false }, ..Get::new(key.clone()) };
@@ -169,7 +184,8 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     checked.check("multi-put, version 2", &MultiPut { puts: vec![delete] }, head(2));
     let scan = Scan { after: Some(key.clone()), order: Order::Descending, limit: 10, ..Scan::prefix(b"do") };
     checked.check("scan, version 2", &scan, head(2));
-    let item = ScanItem { key: key.clone(), values: vec![version], context: Bytes::from_static(b"token") };
+    let item =
+        ScanItem { key: key.clone(), values: vec![version.clone()], context: Bytes::from_static(b"token") };
     let missing = vec![crate::types::PartitionId(9)];
     let page = ScanReply {
         items: vec![item],
@@ -208,7 +224,6 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
         leaf: 9,
         leaf_hash: 0x0123_4567_89ab_cdef,
     };
-    checked.check("inspect, version 2", &Inspect { namespace, key: key.clone() }, head(2));
     checked.check("inspect reply, version 2", &told, answer(2));
     let (state, why) = (PeerState::Down(PeerDown::Silent), "no answer".to_owned());
     let first = MemberView {
@@ -244,15 +259,122 @@ fn the_protocol_page_shows_what_is_written_and_what_it_shows_is_read() {
     let down = Compared { ended: Ended::Failed("it is down".to_owned()), ..Compared::not_yet(NodeId(3)) };
     let reply = RepairReply { compared: vec![done, down], trouble: None };
     checked.check("repair reply, version 2", &reply, answer(2));
-    let fetch = Fetch { namespace: Default::default(), key, unless: Some(0x0123_4567_89ab_cdef) };
-    checked.check("fetch, version 1", &Fetch { unless: None, ..fetch.clone() }, head(1));
-    checked.check("fetch, version 2", &fetch, head(2));
-    let same = FetchReply { record: None, refilling: false, fences: Fences { raised: 9, committed: 8 } };
-    checked.check("fetch reply, version 2", &same, answer(2));
     let layouts = LayoutReply { active: vec![super::hashes::layout()] };
     checked.check("layout reply, version 2", &layouts, answer(2));
-    let reply = FetchReply { record: Some(super::hashes::record()), ..same };
-    checked.check("fetch reply with a record, version 2", &reply, answer(2));
-    assert!(checked.wrong.is_empty(), "docs/PROTOCOL.md must show, under these names:\n\n{}", checked.wrong);
-    assert!(checked.page.is_empty(), "vectors that nobody checks: {:?}", checked.page.keys());
+    more_of_clients(&mut checked, version, dot);
+    checked.done();
+}
+
+/// What the page shows besides: batches, and what is asked of a node about itself.
+fn more_of_clients(checked: &mut Checked, version: Version, dot: Dot) {
+    let layout = LayoutRef { version: 3, hash: 0x0123_4567_89ab_cdef };
+    let nowhere = Dot { actor: ActorId { incarnation: Incarnation(0), epoch: 0 }, counter: 0 };
+    let replicas = Replicas {
+        asked: 3,
+        primaries: vec![NodeId(1)],
+        fallbacks: vec![NodeId(4)],
+        layout: LayoutRef::default(),
+    };
+    // Without what that version has no words for.
+    let old = Version { dot: nowhere, ..version.clone() };
+    let read = GetReply {
+        values: vec![old.clone()],
+        hidden: Vec::new(),
+        tombstones: 1,
+        expired: 0,
+        context: Bytes::from_static(b"token"),
+        replicas: replicas.clone(),
+    };
+    checked.check("get reply, version 1", &read, answer(1));
+    let written = PutReply {
+        outcome: PutOutcome::Applied,
+        dot: None,
+        overwrote: vec![WriteId(6)],
+        siblings: vec![old],
+        written: None,
+        context: Bytes::from_static(b"token"),
+        replicas: replicas.clone(),
+    };
+    checked.check("put reply, version 1", &written, answer(1));
+    let refusal = || Refusal::new(RefusalCode::TooLarge, "ask again");
+    let replicas = Replicas { layout, ..replicas };
+    let read = GetReply { values: vec![version.clone()], replicas: replicas.clone(), ..read };
+    checked.check(
+        "multi-get reply, version 2",
+        &MultiGetReply { replies: vec![Ok(read), Err(refusal())] },
+        answer(2),
+    );
+    let written =
+        PutReply { dot: Some(dot), siblings: Vec::new(), written: Some(version), replicas, ..written };
+    checked.check(
+        "multi-put reply, version 2",
+        &MultiPutReply { replies: vec![Ok(written), Err(refusal())] },
+        answer(2),
+    );
+    checked.check("get layout, version 2", &GetLayout, head(2));
+    checked.check("ping, version 2", &Ping, head(2));
+    checked.check("pong, version 2", &Pong, answer(2));
+    let peer = |node: u64, state: PeerState| PeerView {
+        node: NodeId(node),
+        state,
+        phi_thousandths: 300,
+        heard_ms_ago: 900,
+    };
+    let status = StatusReply {
+        node: NodeId(1),
+        cluster: ClusterId(5),
+        program: "0.1.0".to_owned(),
+        uptime_ms: 70_000,
+        stopping: false,
+        layout,
+        peers_down: vec![NodeId(2)],
+        peers: vec![peer(2, PeerState::Down(PeerDown::Silent)), peer(3, PeerState::Up)],
+        partitions: 8,
+        partitions_refilled: 7,
+        data_keys: 300,
+        guest_keys: 2,
+        log_bytes: 100_000,
+        live_bytes: 90_000,
+        damaged_records: 0,
+        in_flight: 1,
+    };
+    checked.check("status reply, version 2", &status, answer(2));
+    checked.check("hints, version 2", &Hints, head(2));
+    let kept = |target: u64, why: HintWhy| HintsFor {
+        target: NodeId(target),
+        count: 3,
+        bytes: 300,
+        age_ms: 900,
+        why,
+    };
+    let targets = vec![kept(2, HintWhy::Down), kept(3, HintWhy::Failed("no answer".to_owned()))];
+    let hints = HintsReply { targets, guests_max: 1_000_000, age_warn_ms: 86_400_000 };
+    checked.check("hints reply, version 2", &hints, answer(2));
+    checked.check("reaping, version 2", &Reaping, head(2));
+    let against = vec![(NodeId(2), Against::Silent, 4), (NodeId(3), Against::Key(KeyVote::TooSoon), 1)];
+    let partition = crate::types::PartitionId(9);
+    let round = ReapRound { partition, fence: 9, ago_ms: 900, keys: 5, agreed: 0, against: against.clone() };
+    let reaping = ReapingReply {
+        reapable: 5,
+        grace_ms: 3_600_000,
+        away: vec![NodeId(2)],
+        rounds: 7,
+        keys: 300,
+        agreed: 290,
+        against,
+        last: vec![round],
+    };
+    checked.check("reaping reply, version 2", &reaping, answer(2));
+    let member = Member {
+        id: NodeId(4),
+        peer_addr: "127.0.0.1:4".to_owned(),
+        client_addr: "127.0.0.1:104".to_owned(),
+        zone: "b".to_owned(),
+        capacity: 1,
+    };
+    let change = ChangeMembers { add: vec![member], remove: vec![NodeId(1)], apply: true };
+    checked.check("change members, version 2", &change, head(2));
+    let layout = super::hashes::layout();
+    let changed = ChangeMembersReply { layout, moves: 5, applied: true };
+    checked.check("change members reply, version 2", &changed, answer(2));
 }

@@ -62,7 +62,7 @@ impl Draw {
 
     fn destroy_one(&mut self, node: &str, at: u64, long: u64) {
         let (file, thousandths) = (self.small(0, 40), self.small(0, 999));
-        let how = match self.span(0, 5) {
+        let how = match self.span(0, 7) {
             0 => Destruction::Wipe,
             1 => Destruction::Rollback,
             2 => Destruction::Truncate { file, thousandths },
@@ -71,12 +71,22 @@ impl Draw {
                     (0..self.span(1, 8)).map(|_| (self.small(0, 999), self.chance.random_range(0..8)));
                 Destruction::BitFlips { file, places: places.collect() }
             }
-            4 => Destruction::Misdirect { nth: self.small(1, 30), file, thousandths },
+            4 => Destruction::BadSector { file, thousandths },
+            5 => Destruction::Decay {
+                astray: self.small(0, 100),
+                lies: self.small(0, 300),
+                seed: self.chance.random(),
+            },
+            6 => Destruction::Misdirect { nth: self.small(1, 30), file, thousandths },
             _ => Destruction::SyncLie { nth: self.small(1, 5), syncs: self.small(1, 60) },
         };
         let back_after_ms = self.span(1, 1_500);
         // What a lying sync lost, and what rotted, shows when the power has gone or the node starts again.
-        let soon = if matches!(how, Destruction::SyncLie { .. }) { 300 } else { long / 2 };
+        let soon = if matches!(how, Destruction::SyncLie { .. } | Destruction::Decay { .. }) {
+            300
+        } else {
+            long / 2
+        };
         let after = (!how.takes_the_power()).then(|| self.span(1, soon));
         self.put(at, Action::Destroy { node: node.to_owned(), how, back_after_ms });
         if let Some(after) = after.filter(|_| self.chance.random_bool(0.8)) {

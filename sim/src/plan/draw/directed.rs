@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use super::destruction::{APART, BESIDE};
 use super::{Draw, Kind};
 use crate::net::fault::NetFault;
-use crate::plan::{Action, Destruction};
+use crate::plan::{Action, Destruction, Why};
 use crate::settings::RunSettings;
 
 impl Draw {
@@ -28,7 +28,7 @@ impl Draw {
             match self.span(0, 3) {
                 0 => {
                     let links = self.crossing(std::slice::from_ref(&node));
-                    self.cut_for(links, at, long);
+                    self.cut_for(links, at, long, Why::Isolate);
                 }
                 1 => {
                     self.put(at, Action::Pause { node: node.clone() });
@@ -54,8 +54,7 @@ impl Draw {
             let (from, to) = (nodes[0].clone(), nodes[1].clone());
             let at = self.chance.random_range(self.begin..self.end);
             let long = self.span(2, 12) * settings.reap_ms.max(settings.grace_ms).max(100);
-            self.put(at, Action::Net { fault: NetFault::Hold { from: from.clone(), to: to.clone() } });
-            self.put(at + long, Action::Net { fault: NetFault::Heal { from, to } });
+            self.put_fault(at, long, NetFault::Hold { from, to });
         }
         self.beside(3, settings);
     }
