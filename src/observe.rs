@@ -127,13 +127,6 @@ pub enum Fact<'a> {
         /// The copy with it.
         record: &'a Record,
     },
-    /// A node has compared a partition with every other primary, and counts as holding all of it.
-    Refilled {
-        /// Who.
-        node: NodeId,
-        /// Which.
-        partition: PartitionId,
-    },
     /// A coordinator answers that a write is applied.
     Acked {
         /// Who coordinated it.

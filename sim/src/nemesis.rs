@@ -161,7 +161,6 @@ impl Nemesis {
     /// The operator looks after his nodes, and once a second the invariants at the disks.
     fn tend(&mut self, cluster: &mut Cluster) {
         cluster.tend();
-        self.watch.members(|host| cluster.is_member(host));
         self.replace_damaged(cluster);
         let now = self.world.now();
         if now >= self.looked + LOOK {

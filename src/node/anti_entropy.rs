@@ -222,7 +222,6 @@ impl Inner {
             if same {
                 lock(&self.scrubbed).remove(&partition);
                 point!("partition-refilled");
-                fact!(Refilled { node: self.id, partition });
                 self.metrics.partitions_refilled.one();
                 tracing::info!(%partition, "refilled: it was compared with every other primary");
             }

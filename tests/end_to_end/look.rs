@@ -34,7 +34,7 @@ fn an_explanation_says_who_is_down_and_what_waits_for_it() {
     until("each node's view of the others is shown", || {
         let (code, text) = said(&["status", "--addr", addr]);
         let rows = text.lines().filter(|line| line.matches("up, ").count() == 2 && line.contains(" -"));
-        code == Some(0) && text.contains("suspicion (phi)") && rows.count() == 2
+        code == Some(0) && text.contains("suspicion (phi)") && rows.count() == 3
     });
 
     send_signal(away.pid, "STOP");

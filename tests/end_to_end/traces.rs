@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::program::{Program, free_addr, said};
+use crate::support::until;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -28,6 +29,8 @@ fn two_nodes(log: &str) -> Two {
     assert_eq!(code, Some(0), "{words}");
     let two = Program::serve(&n2, &["--log", log]);
     let pid = two.pid();
+    // The first may have dialled the second just before that listened.
+    until("each answers", || said(&["get", "--addr", &first, "-r", "2", "nobody"]).0 == Some(3));
     Two { nodes: [one, two], pid, rest, _dir: dir }
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Forgetting {
     steps: BTreeMap<(String, Slot), Vec<Step>>,
     /// By key: what contexts may have lost.
     gone: BTreeMap<(Namespace, Key), VersionVector>,
-    /// Partitions whose copies a host has given up, and not refilled since.
+    /// Partitions whose copies a host has given up at some time.
     given_up: BTreeSet<(String, PartitionId)>,
 }
 
@@ -65,17 +65,7 @@ impl Forgetting {
         self.given_up.insert((node.to_string(), partition));
     }
 
-    /// The partition has everything again, and from here on it forgets nothing but by a vote.
-    pub(super) fn refilled(&mut self, host: &str, partition: PartitionId) {
-        self.given_up.remove(&(host.to_owned(), partition));
-    }
-
-    /// The cluster has converged: nobody is excused any more.
-    pub(super) fn converged(&mut self) {
-        self.given_up.clear();
-    }
-
-    /// Whether a host has given copies of a partition up, and has not refilled since.
+    /// Whether a host has given copies of a partition up.
     pub(super) fn has_given_up(&self, host: &str, partition: PartitionId) -> bool {
         self.given_up.contains(&(host.to_owned(), partition))
     }

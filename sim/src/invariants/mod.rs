@@ -12,8 +12,9 @@
 //! | (g) | `bounded` | queues, machines and connections stay within the settings, and come to nothing in the end |
 //! | (h) | `forgetting` | what a vote lets go, no disk could bring back; what (c) and (d) then no longer ask for |
 //!
-//! Excuses end. What a destroyed disk lacks is excused until the next convergence, at which everybody has refilled; that its node,
-//! or a member that moved, has missed votes, and that copies of a partition were given up, until that partition has refilled there.
+//! Excuses: (b) counts a destroyed disk as holding until the next convergence. What (c), (e), (f) and (h) say of a disk that was
+//! ever destroyed, (h) of a node that was ever removed or added, and (c) and (f) of a partition whose copies a host gave up, is excused
+//! for the rest of the run.
 //!
 //! The [`Watch`] sees the disks (`holdings`) and what nodes state (`ringdove::observe`), and collects violations. A
 //! violation does not end the run: what follows from it is worth seeing.
@@ -40,7 +41,6 @@ use crate::trace::Trace;
 use crate::world::World;
 
 mod acks;
-mod behind;
 pub mod bounded;
 mod climbs;
 mod covered;
@@ -70,11 +70,12 @@ struct State {
     sites: BTreeMap<&'static str, u64>,
     /// By host and probe: since when its node is in the middle of what the probe is about.
     at_work: BTreeMap<(String, &'static str), Duration>,
-    behind: behind::Behind,
+    /// Hosts whose nodes were removed from the cluster or added to it: they may have missed votes.
+    ever_moved: BTreeSet<String>,
     letting_go: letting_go::LettingGo,
-    /// Disks destroyed since the last convergence, and whether one ever was.
+    /// Disks destroyed since the last convergence, and ever.
     destroyed: BTreeSet<String>,
-    any_destroyed: bool,
+    ever_destroyed: BTreeSet<String>,
 }
 
 /// Watches one run. Clones share what they saw.
@@ -133,31 +134,23 @@ impl Watch {
     pub fn destroyed(&self, host: &str) {
         let mut state = self.lock();
         state.destroyed.insert(host.to_owned());
-        state.behind.harmed(host);
-        state.any_destroyed = true;
+        state.ever_destroyed.insert(host.to_owned());
     }
 
     /// A node is about to be removed from the cluster or added to it: it may lack what the others have agreed to forget.
-    pub fn moves(&self, host: &str, add: bool) {
-        self.lock().behind.moves(host, add);
-    }
-
-    /// Who is a member by the newest layout.
-    pub fn members(&self, is_member: impl Fn(&str) -> bool) {
-        self.lock().behind.members(is_member);
+    pub fn moves(&self, host: &str) {
+        self.lock().ever_moved.insert(host.to_owned());
     }
 
     /// Whether a disk was destroyed at some time.
     pub fn any_destroyed(&self) -> bool {
-        self.lock().any_destroyed
+        !self.lock().ever_destroyed.is_empty()
     }
 
     /// Every acknowledged write is on enough disks again, and every node has refilled as far as it knows: no disk is excused any
     /// more. A node that was rolled back may learn only later that it has missed a vote.
     pub fn converged(&self) {
-        let state = &mut *self.lock();
-        state.destroyed.clear();
-        state.forgetting.converged();
+        self.lock().destroyed.clear();
     }
 
     /// Every write that became a dot on any node.
@@ -316,10 +309,6 @@ impl DiskWatch for Watch {
     fn changed(&self, host: &str, now: Duration, change: DiskChange<'_>, image: &Image) {
         let state = &mut *self.lock();
         state.now = now;
-        let shows_harm = matches!(change, DiskChange::PowerLoss | DiskChange::Replaced | DiskChange::Harmed);
-        if shows_harm && state.destroyed.contains(host) {
-            state.behind.harmed(host);
-        }
         let mut holdings = state.disks.remove(host).unwrap_or_default();
         let mut reading = Reading {
             host,
@@ -333,7 +322,7 @@ impl DiskWatch for Watch {
             let_go: 0,
             guests_gone: 0,
             wrong: Vec::new(),
-            destroyed: &state.destroyed,
+            destroyed: &state.ever_destroyed,
         };
         match change {
             DiskChange::Synced(path) => holdings.synced(path, image, &mut reading),
@@ -425,16 +414,11 @@ impl Observer for Observing {
                     state.violation(&what);
                 }
             }
-            Fact::Refilled { node, partition } => {
-                let host = node.to_string();
-                state.forgetting.refilled(&host, partition);
-                state.behind.refilled(&host, partition);
-            }
             Fact::Acked { sync: false, .. } => {}
             // What is to be on a disk only after an interval may be shown before.
             Fact::Shown { slot, .. } if !self.watch.sync.has(&slot.key) => {}
             Fact::Shown { node, slot, record } => {
-                if state.destroyed.contains(&node.to_string()) {
+                if state.ever_destroyed.contains(&node.to_string()) {
                     return;
                 }
                 state.judged("copies shown");
@@ -444,11 +428,7 @@ impl Observer for Observing {
                 }
             }
             Fact::Reaped { node, slot, before, after } => {
-                let hosts = state.disks.keys();
-                let excused = hosts
-                    .filter(|host| state.behind.may_have_missed(host, slot.partition))
-                    .cloned()
-                    .collect();
+                let excused = state.ever_destroyed.union(&state.ever_moved).cloned().collect();
                 let wrong = state.forgetting.reaped(&state.disks, &excused, (node, slot), before, after);
                 state.judged("copies reaped");
                 if let Some(gone) = state.forgetting.gone(slot.namespace, &slot.key) {
@@ -461,7 +441,7 @@ impl Observer for Observing {
             Fact::GivenUp { node, partition } => {
                 state.forgetting.gave_up(node, partition);
                 let host = node.to_string();
-                if !state.behind.may_have_missed(&host, partition) {
+                if !state.ever_destroyed.contains(&host) && !state.ever_moved.contains(&host) {
                     state.violation(&format!(
                         "{node} gives up {partition}, and nothing ever happened to its disk"
                     ));

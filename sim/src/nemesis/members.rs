@@ -22,7 +22,7 @@ impl Nemesis {
     /// Asks one node after the other until one has done it, or says that it is done.
     pub(super) fn change_members(&mut self, node: &str, add: bool, cluster: &Cluster) {
         let Some(id) = cluster.id_of(node) else { return };
-        self.watch.moves(node, add);
+        self.watch.moves(node);
         self.operators += 1;
         let host = self.world.host(&format!("operator{}", self.operators));
         let timers = self.world.timers().clone();
