@@ -321,7 +321,7 @@ mod tests {
             assert!(names.contains(&(Sort::Check, &name.to_owned())), "{name}");
         }
         let known = |name: &str| names.contains(&(Sort::Fault, &name.to_owned()));
-        let ends = ["start", "resume", "heal-net", "keep-image"];
+        let ends = ["start", "resume", "heal-net", "keep-image", "gray-end"];
         for scenario in Scenario::ALL {
             for action in (0..150).flat_map(|seed| Plan::draw_for(scenario, seed).entries).map(|e| e.action) {
                 let name = match &action {
