@@ -314,7 +314,7 @@ async fn phases(
     let taken = world.now() - healed;
     progress.lock().tally.convergence = Some(Convergence { taken, within });
     if left.is_empty() {
-        // From here on no disk is excused: what is reaped, shown and handed over in the end is judged in full.
+        // From here on (b) counts no destroyed disk as holding what it lacks.
         watch.converged();
     }
     progress.unsettled(apart::explained(&world, &cluster, left).await);

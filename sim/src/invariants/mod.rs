@@ -147,8 +147,8 @@ impl Watch {
         !self.lock().ever_destroyed.is_empty()
     }
 
-    /// Every acknowledged write is on enough disks again, and every node has refilled as far as it knows: no disk is excused any
-    /// more. A node that was rolled back may learn only later that it has missed a vote.
+    /// Every acknowledged write is on enough disks again, and every node has refilled as far as it knows: no disk counts as holding
+    /// what it lacks any more. The other excuses stay: a node that was rolled back may learn only later that it has missed a vote.
     pub fn converged(&self) {
         self.lock().destroyed.clear();
     }
